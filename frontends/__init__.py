@@ -1,0 +1,1 @@
+"""Guest-side halves of the split drivers, one folder per device."""

@@ -1,0 +1,1 @@
+"""Ready-made Python guest programs."""
