@@ -1,0 +1,115 @@
+"""The report of a run as pydantic models: what `--json` writes and the terminal shows."""
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+
+class Section(BaseModel):
+    """A part of the report; counters are totals over the run unless a name says otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MulticallReport(Section):
+    """How hypercalls were batched."""
+
+    batches: int = 0
+    entries: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def mean_length(self) -> float:
+        """Entries a batch, on average."""
+        return round(self.entries / self.batches, 2) if self.batches else 0.0
+
+
+class GrantReport(Section):
+    """What a domain did with other domains' grants, and what it left behind of its own."""
+
+    mapped: int = 0
+    unmapped: int = 0
+    copied: int = 0
+    bytes_copied: int = 0
+    leaked: int = Field(0, description="grants the domain had given and not taken back when it shut down")
+    leaks: list[str] = Field(
+        default_factory=list, description="each leak by name: who, what, still mapped or not"
+    )
+
+
+class LatencyReport(Section):
+    """Time from a request's submission to its completion, in microseconds."""
+
+    samples: int = 0
+    p50_us: float = 0.0
+    p99_us: float = 0.0
+    max_us: float = 0.0
+
+
+class RingReport(Section):
+    """One side of a device's ring."""
+
+    size: int = Field(0, description="slots of the ring")
+    high_water: int = Field(0, description="most requests that were in flight at once")
+    notifications_sent: int = 0
+    notifications_suppressed: int = 0
+
+
+class DeviceReport(Section):
+    """One split device, as its two drivers counted it."""
+
+    name: str
+    kind: str
+    backend: str = ""
+    requests: dict[str, int] = Field(default_factory=dict)
+    errors: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    frontend: RingReport = RingReport()
+    backend_ring: RingReport = RingReport()
+    latency: LatencyReport = LatencyReport()
+
+
+class DomainReport(Section):
+    """One domain."""
+
+    name: str
+    domid: int
+    program: str
+    outcome: str = Field("", description="how it ended: a shutdown reason, destroyed, or running")
+    exit_code: int | None = None
+    crash: str = Field("", description="why it crashed, if it did")
+    hypercalls: dict[str, int] = Field(default_factory=dict)
+    multicall: MulticallReport = MulticallReport()
+    upcalls: int = 0
+    events_sent: int = 0
+    grants: GrantReport = GrantReport()
+    devices: list[DeviceReport] = Field(default_factory=list)
+    console_log: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def hypercalls_total(self) -> int:
+        """All hypercalls, batched ones counted singly too."""
+        return sum(self.hypercalls.values())
+
+
+class ExpectationResult(Section):
+    """One thing that the scenario said must hold, and whether it did."""
+
+    subject: str
+    expected: str
+    found: str
+    held: bool
+
+
+class RunReport(Section):
+    """A whole run."""
+
+    scenario: str
+    loop: str
+    seconds: float
+    ok: bool
+    domains: list[DomainReport]
+    expectations: list[ExpectationResult]
+    faults: list[str] = Field(
+        default_factory=list, description="exceptions that the core contained, by domain"
+    )
