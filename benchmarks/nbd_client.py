@@ -31,7 +31,7 @@ def main(socket: str, depth: int, count: int, seed: int) -> float:
             flying[handle.aio_pread(buffer, offsets[issued])] = buffer
             issued += 1
         handle.poll(-1)
-        while (cookie := handle.aio_peek_command_completed()) > 0:
+        while flying and (cookie := handle.aio_peek_command_completed()) > 0:
             handle.aio_command_completed(cookie)
             free.append(flying.pop(cookie))
             done += 1
