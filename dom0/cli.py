@@ -1,0 +1,84 @@
+"""`domzero`: launch a scenario, check one, or print the schema that editors use."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dom0.launch.run import launch_scenario
+from dom0.report.model import RunReport
+from dom0.report.render import print_report
+from dom0.scenario.load import load_scenario
+from dom0.scenario.model import Loop, Scenario
+from dom0.scenario.source import ScenarioError
+
+EXIT_FAILED = 1
+EXIT_BAD_FILE = 2
+
+app = typer.Typer(
+    name="domzero",
+    help="A Xen you can pip install.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="a scenario in YAML")]
+
+
+@app.command()
+def launch(
+    file: _File,
+    report: Annotated[
+        Path | None, typer.Option("--json", metavar="REPORT", help="write the report here")
+    ] = None,
+    loop: Annotated[Loop | None, typer.Option(help="the event loop, whatever the file says")] = None,
+) -> None:
+    """Run a scenario; status 0 only if every guest ended well and every expectation held."""
+    scenario = _load(file)
+    if loop is not None:
+        scenario = scenario.model_copy(update={"loop": loop})
+    console = Console()
+    result = launch_scenario(scenario, file.parent, console)
+    if report is not None:
+        _write_report(result, report)
+    print_report(result, console)
+    raise typer.Exit(0 if result.ok else EXIT_FAILED)
+
+
+@app.command()
+def check(file: _File) -> None:
+    """Check a scenario without running it: keys, programs, arguments, backends and their settings."""
+    scenario = _load(file)
+    disks = sum(len(guest.disks) for guest in scenario.guests)
+    typer.echo(f"{file}: {scenario.name}: {len(scenario.guests)} guests, {disks} disks: nothing wrong")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    typer.echo(json.dumps(Scenario.model_json_schema(), indent=2))
+
+
+def _load(file: Path) -> Scenario:
+    try:
+        return load_scenario(file)
+    except ScenarioError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(EXIT_BAD_FILE) from error
+
+
+def _write_report(report: RunReport, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(report.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        typer.echo(f"{file}: the report cannot be written: {error.strerror}", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
+
+
+def main() -> None:
+    """The console script."""
+    app()
