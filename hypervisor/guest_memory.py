@@ -1,0 +1,295 @@
+"""The memory of an auto-translated guest: its physmap, and every access that the hypervisor makes on its behalf.
+
+RAM is kept as runs of consecutive frames (one run for a guest that was built in one piece); pages that are not the guest's own RAM
+(grants, foreign mappings, shared_info, grant frames) singly. Guest handles are guest-physical addresses. Nothing here trusts an
+address: what is not wholly mapped, or not writable where that is needed, is a GuestFault, and then nothing was written.
+
+A PV guest will have another implementation, which walks its page tables; handlers use read, write and what is built on them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from enum import Enum
+from struct import Struct as Codec
+from typing import Final, TypeVar
+
+from hypervisor.abi.layout import Struct
+from hypervisor.errors import BadGpfn, GuestFault
+from hypervisor.extent import PAGE_SHIFT, PAGE_SIZE
+from hypervisor.frames import FrameTable
+
+GPFN_LIMIT: Final = 1 << 32  # 44-bit guest-physical addresses
+PAGE_MASK: Final = PAGE_SIZE - 1
+
+S = TypeVar("S", bound=Struct)
+
+_U8, _U16, _U32, _U64 = Codec("<B"), Codec("<H"), Codec("<I"), Codec("<Q")
+
+
+class PageKind(Enum):
+    """What a guest frame that is not ordinary RAM shows."""
+
+    GRANT = "grant"  # put there and taken away by grant operations alone
+    FOREIGN = "foreign"  # XENMAPSPACE_gmfn_foreign
+    SPECIAL = "special"  # the domain's own shared_info or a grant frame
+
+
+class RamRun:
+    """`count` guest frames from `gpfn` on consecutive machine frames from `mfn`, in one view."""
+
+    __slots__ = ("count", "end", "gpfn", "mfn", "start", "view")
+
+    def __init__(self, gpfn: int, mfn: int, count: int, view: memoryview) -> None:
+        self.gpfn = gpfn
+        self.mfn = mfn
+        self.count = count
+        self.view = view
+        self.start = gpfn << PAGE_SHIFT
+        self.end = (gpfn + count) << PAGE_SHIFT
+
+
+class MappedPage:
+    """One page that is not ordinary RAM. The physmap holds a reference to its frame, writable or not, while it is mapped."""
+
+    __slots__ = ("kind", "mfn", "view", "writable")
+
+    def __init__(self, mfn: int, view: memoryview, kind: PageKind, *, writable: bool) -> None:
+        self.mfn = mfn
+        self.kind = kind
+        self.writable = writable
+        self.view = view if writable else view.toreadonly()
+
+
+_NO_RUN = RamRun(0, 0, 0, memoryview(b""))
+
+
+class GuestMemory:
+    """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken before may be stale."""
+
+    def __init__(self, frames: FrameTable, domid: int) -> None:
+        self.domid = domid
+        self.version = 0
+        self._frames = frames
+        self._starts: list[int] = []  # first gpfn of each run, sorted
+        self._runs: list[RamRun] = []
+        self._pages: dict[int, MappedPage] = {}
+        self._recent = _NO_RUN  # the run that the last access hit
+
+    # Access
+
+    def read(self, address: int, size: int) -> bytes:
+        """A copy of `size` bytes. GuestFault if any of them is not mapped."""
+        run = self._recent
+        if run.start <= address and address + size <= run.end:
+            offset = address - run.start
+            return bytes(run.view[offset : offset + size])
+        return b"".join(self._pieces(address, size, writable=False))
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` to the guest. GuestFault, and nothing written, if any byte of it is not mapped and writable."""
+        run = self._recent
+        size = len(data)
+        if run.start <= address and address + size <= run.end:
+            offset = address - run.start
+            run.view[offset : offset + size] = data
+            return
+        done = 0
+        for piece in self._pieces(address, size, writable=True):
+            piece[:] = data[done : done + len(piece)]
+            done += len(piece)
+
+    def check_writable(self, address: int, size: int) -> None:
+        """GuestFault unless `size` bytes may be written: to be asked before something is changed whose result goes there."""
+        run = self._recent
+        if not (run.start <= address and address + size <= run.end):
+            self._pieces(address, size, writable=True)
+
+    def read_struct(self, cls: type[S], address: int) -> S:
+        """A copy of the `cls` at `address`; every field is fetched once."""
+        run = self._recent
+        if run.start <= address and address + cls.size <= run.end:
+            return cls.unpack(run.view, address - run.start)
+        return cls.unpack(self.read(address, cls.size))
+
+    def write_struct(self, address: int, value: Struct) -> None:
+        """Copy `value` to `address`."""
+        self.write(address, value.pack())
+
+    def read_u16(self, address: int) -> int:
+        value: int = _U16.unpack(self.read(address, 2))[0]
+        return value
+
+    def read_u32(self, address: int) -> int:
+        value: int = _U32.unpack(self.read(address, 4))[0]
+        return value
+
+    def read_u64(self, address: int) -> int:
+        value: int = _U64.unpack(self.read(address, 8))[0]
+        return value
+
+    def write_u16(self, address: int, value: int) -> None:
+        self.write(address, _U16.pack(value & 0xFFFF))
+
+    def write_u32(self, address: int, value: int) -> None:
+        self.write(address, _U32.pack(value & 0xFFFF_FFFF))
+
+    def write_u64(self, address: int, value: int) -> None:
+        self.write(address, _U64.pack(value & 0xFFFF_FFFF_FFFF_FFFF))
+
+    def _pieces(self, address: int, size: int, *, writable: bool) -> list[memoryview]:
+        """The bytes as views, one for each run or page that they lie in; all of them are looked up before any is used."""
+        pieces = []
+        at, left = address, size
+        while left > 0:
+            view, offset = self._locate(at, writable=writable)
+            if view is None:
+                raise GuestFault(self.domid, address, size)
+            piece = view[offset : offset + left]
+            pieces.append(piece)
+            at += len(piece)
+            left -= len(piece)
+        return pieces
+
+    def _locate(self, address: int, *, writable: bool) -> tuple[memoryview | None, int]:
+        gpfn = address >> PAGE_SHIFT
+        page = self._pages.get(gpfn)
+        if page is not None:
+            return (page.view if page.writable or not writable else None), address & PAGE_MASK
+        run = self._run_at(gpfn)
+        if run is None:
+            return None, 0
+        self._recent = run
+        return run.view, address - run.start
+
+    def _run_at(self, gpfn: int) -> RamRun | None:
+        index = bisect_right(self._starts, gpfn) - 1
+        if index >= 0:
+            run = self._runs[index]
+            if gpfn < run.gpfn + run.count:
+                return run
+        return None
+
+    # Pages
+
+    def page(self, gpfn: int) -> memoryview:
+        """The 4096 bytes of a guest frame, read-only if it is so mapped. BadGpfn if nothing is there."""
+        page = self._pages.get(gpfn)
+        if page is not None:
+            return page.view
+        return self.span(gpfn, 1)
+
+    def span(self, gpfn: int, count: int) -> memoryview:
+        """`count` guest frames as one view. BadGpfn if they are not RAM, or not consecutive machine frames."""
+        run = self._run_at(gpfn)
+        if count == 1 and gpfn in self._pages:
+            return self._pages[gpfn].view
+        if run is None or not 0 < count <= run.gpfn + run.count - gpfn:
+            raise BadGpfn(self.domid, gpfn, f"no {count} frames in one piece")
+        offset = (gpfn - run.gpfn) << PAGE_SHIFT
+        return run.view[offset : offset + count * PAGE_SIZE]
+
+    def mfn(self, gpfn: int) -> int | None:
+        """The machine frame behind `gpfn`, whoever owns it."""
+        page = self._pages.get(gpfn)
+        if page is not None:
+            return page.mfn
+        run = self._run_at(gpfn)
+        return None if run is None else run.mfn + gpfn - run.gpfn
+
+    def mapped(self, gpfn: int) -> MappedPage | None:
+        """The page at `gpfn` if it is not ordinary RAM."""
+        return self._pages.get(gpfn)
+
+    def runs(self) -> Iterator[RamRun]:
+        """The guest's RAM, by gpfn."""
+        return iter(self._runs)
+
+    def mappings(self) -> Iterator[tuple[int, MappedPage]]:
+        """All pages that are not ordinary RAM."""
+        return iter(self._pages.items())
+
+    @property
+    def max_gpfn(self) -> int:
+        """The highest guest frame in use; 0 when there is none."""
+        ram = self._runs[-1].gpfn + self._runs[-1].count - 1 if self._runs else 0
+        return max(ram, max(self._pages, default=0))
+
+    # Changes
+
+    def add_ram(self, gpfn: int, mfn: int, count: int) -> None:
+        """Map `count` of the domain's own frames. BadGpfn, and nothing mapped, if a guest frame is out of range or in use."""
+        self._check_vacant(gpfn, count)
+        index = bisect_right(self._starts, gpfn)
+        before = self._runs[index - 1] if index else None
+        if before and before.gpfn + before.count == gpfn and before.mfn + before.count == mfn:
+            extent = self._frames.extent_at(mfn)
+            if extent.mfn <= before.mfn:
+                self._put_run(index - 1, index, [(before.gpfn, before.mfn, before.count + count)])
+                return
+        self._put_run(index, index, [(gpfn, mfn, count)])
+
+    def remove_ram(self, gpfn: int) -> int:
+        """Unmap one page of ordinary RAM and return its machine frame. BadGpfn if there is none."""
+        run = self._run_at(gpfn)
+        if run is None:
+            raise BadGpfn(self.domid, gpfn, "no RAM there")
+        index = bisect_right(self._starts, gpfn) - 1
+        left = gpfn - run.gpfn
+        right = run.count - left - 1
+        parts = [(run.gpfn, run.mfn, left), (gpfn + 1, run.mfn + left + 1, right)]
+        self._put_run(index, index + 1, [part for part in parts if part[2]])
+        self.version += 1
+        return run.mfn + left
+
+    def _put_run(self, first: int, last: int, parts: list[tuple[int, int, int]]) -> None:
+        runs = [RamRun(gpfn, mfn, count, self._frames.span(mfn, count)) for gpfn, mfn, count in parts]
+        self._runs[first:last] = runs
+        self._starts[first:last] = [run.gpfn for run in runs]
+        self._recent = runs[-1] if runs else _NO_RUN
+
+    def _check_vacant(self, gpfn: int, count: int) -> None:
+        if not 0 <= gpfn <= GPFN_LIMIT - count:
+            raise BadGpfn(self.domid, gpfn, "outside the guest-physical address space")
+        end = gpfn + count
+        index = bisect_right(self._starts, end - 1) - 1
+        taken = index >= 0 and self._runs[index].gpfn + self._runs[index].count > gpfn
+        if not taken and self._pages:
+            if count <= len(self._pages):
+                taken = any(frame in self._pages for frame in range(gpfn, end))
+            else:
+                taken = any(gpfn <= frame < end for frame in self._pages)
+        if taken:
+            raise BadGpfn(self.domid, gpfn, f"{count} frames from there are not vacant")
+
+    def map_foreign(self, gpfn: int, mfn: int, writable: bool, kind: PageKind = PageKind.GRANT) -> None:
+        """Map a frame, of whatever owner, at a vacant guest frame; takes a reference to it. BadGpfn if it is not vacant."""
+        self._check_vacant(gpfn, 1)
+        self._frames.acquire(mfn, self._frames.owner(mfn), writable=writable)
+        self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, writable=writable)
+
+    def unmap_foreign(self, gpfn: int) -> int:
+        """Undo map_foreign: unmap, drop the reference, return the machine frame. BadGpfn if nothing is mapped there."""
+        page = self._pages.pop(gpfn, None)
+        if page is None:
+            raise BadGpfn(self.domid, gpfn, "no mapping there")
+        self.version += 1
+        self._frames.release(page.mfn, writable=page.writable)
+        return page.mfn
+
+    # Teardown
+
+    def forget_ram(self) -> None:
+        """Unmap all RAM; the frames are the reservation's to give up."""
+        self._starts.clear()
+        self._runs.clear()
+        self._recent = _NO_RUN
+        self.version += 1
+
+    def relinquish(self, budget: int) -> bool:
+        """Unmap at most `budget` pages that are not ordinary RAM; True when none is left."""
+        while self._pages and budget > 0:
+            self.unmap_foreign(next(iter(self._pages)))
+            budget -= 1
+        return not self._pages
