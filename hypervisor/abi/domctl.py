@@ -30,6 +30,7 @@ XEN_DOMCTL_irq_permission: Final = 19
 XEN_DOMCTL_iomem_permission: Final = 20
 XEN_DOMCTL_ioport_permission: Final = 21
 XEN_DOMCTL_hypercall_init: Final = 22
+XEN_DOMCTL_soft_reset_cont: Final = 23  # the hypervisor's own: how a sliced soft reset goes on
 XEN_DOMCTL_settimeoffset: Final = 24
 XEN_DOMCTL_getvcpuaffinity: Final = 25
 XEN_DOMCTL_real_mode_area: Final = 26
@@ -85,7 +86,6 @@ XEN_DOMCTL_gdbsx_guestmemio: Final = 1000
 XEN_DOMCTL_gdbsx_pausevcpu: Final = 1001
 XEN_DOMCTL_gdbsx_unpausevcpu: Final = 1002
 XEN_DOMCTL_gdbsx_domstatus: Final = 1003
-XEN_DOMCTL_soft_reset_cont: Final = 23  # the hypervisor's own: how a sliced soft reset goes on
 
 XEN_DOMCTL_CDF_hvm: Final = 1
 XEN_DOMCTL_CDF_hap: Final = 2

@@ -1,7 +1,7 @@
 """grant_table.h: grant entries, and the operations on them with their status codes.
 
 A granting domain writes an entry's domid and frame first and its flags last. Xen sets GTF_reading and
-GTF_writing while the grant is in use; the granter may end it only when both are clear, by one atomic exchange.
+GTF_writing while the grant is in use; the granter may end it only when both are clear, by an atomic exchange.
 """
 
 from typing import Final

@@ -3,6 +3,7 @@
 from typing import Final
 
 from hypervisor.abi.layout import ZERO, Handle, Struct, Union, u8, u16, u32, u64
+from hypervisor.abi.physdev import physdev_pci_device
 
 XENMEM_increase_reservation: Final = 0
 XENMEM_decrease_reservation: Final = 1

@@ -1,20 +1,24 @@
-"""Names of numbers, for reports, counters and the coverage table: read off the modules themselves."""
+"""Names of numbers, for reports, counters and the coverage table: read off the ABI modules themselves."""
 
+import re
 from types import ModuleType
 
 
-def numbers(module: ModuleType, prefix: str) -> dict[str, int]:
-    """The constants of an ABI module whose names start with `prefix`, in the header's order."""
+def numbers(module: ModuleType, prefix: str, but: str = "$^") -> dict[str, int]:
+    """The constants of a module whose names start with `prefix`, in the header's order.
+
+    `but` is a regular expression: where it matches the start of what follows the prefix, the name is left out.
+    """
     return {
         name: value
         for name, value in vars(module).items()
-        if name.startswith(prefix) and isinstance(value, int)
+        if name.startswith(prefix) and isinstance(value, int) and not re.match(but, name[len(prefix) :])
     }
 
 
-def names(module: ModuleType, prefix: str) -> dict[int, str]:
+def names(module: ModuleType, prefix: str, but: str = "$^") -> dict[int, str]:
     """The name without `prefix` of each number; of two names for one number, the first in the header."""
     found: dict[int, str] = {}
-    for name, value in numbers(module, prefix).items():
+    for name, value in numbers(module, prefix, but).items():
         found.setdefault(value, name.removeprefix(prefix))
     return found

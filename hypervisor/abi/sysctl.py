@@ -10,12 +10,6 @@ from hypervisor.abi.xen import xenctl_bitmap
 
 XEN_SYSCTL_INTERFACE_VERSION: Final = 0x15
 
-XEN_SYSCTL_cpu_policy_raw: Final = 0
-XEN_SYSCTL_cpu_policy_host: Final = 1
-XEN_SYSCTL_cpu_policy_pv_max: Final = 2
-XEN_SYSCTL_cpu_policy_hvm_max: Final = 3
-XEN_SYSCTL_cpu_policy_pv_default: Final = 4
-XEN_SYSCTL_cpu_policy_hvm_default: Final = 5
 XEN_SYSCTL_readconsole: Final = 1
 XEN_SYSCTL_tbuf_op: Final = 2
 XEN_SYSCTL_physinfo: Final = 3
