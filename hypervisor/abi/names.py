@@ -7,7 +7,7 @@ from types import ModuleType
 def numbers(module: ModuleType, prefix: str, but: str = "$^") -> dict[str, int]:
     """The constants of a module whose names start with `prefix`, in the header's order.
 
-    `but` is a regular expression: where it matches the start of what follows the prefix, the name is left out.
+    `but` is a regular expression: names that it matches right after the prefix are left out.
     """
     return {
         name: value

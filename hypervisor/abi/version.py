@@ -40,3 +40,9 @@ class xen_feature_info(Struct, size=8):
 
     submap_idx: u32 = 0
     submap: u32 = 0
+
+
+class xen_build_id(Struct, size=4):
+    """`len` bytes of the id follow."""
+
+    len: u32 = 0
