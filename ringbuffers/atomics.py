@@ -8,7 +8,6 @@ The read-modify-write operations below hold while every party runs in one thread
 processes of their own replace their bodies, not their callers.
 """
 
-import os
 import platform
 import threading
 
@@ -37,24 +36,19 @@ def require_store_ordering(machine: str) -> None:
 require_store_ordering(platform.machine())
 
 _lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    # A child forked while another thread stood in `fence` would inherit a lock that nobody releases.
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+_acquire, _release = _lock.acquire, _lock.release
 
 
 def fence() -> None:
     """Let all stores before it become visible before any load after it: a full barrier (xen_mb).
 
-    CPython offers none. Taking an uncontended lock is a locked instruction, which is one on x86-64.
+    CPython offers none. Taking a free lock is a locked instruction, which is one on x86-64.
     """
-    with _lock:
-        pass
+    if _acquire(False):
+        _release()
+    else:
+        # Another thread stands here, or an interrupt or a fork left the lock taken: nobody waits for it.
+        threading.Lock().acquire()
 
 
 def compare_exchange(words: memoryview, index: int, expected: int, new: int) -> bool:

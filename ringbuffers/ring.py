@@ -53,7 +53,7 @@ class FrontRing(SharedRing):
         memory.clear_header()
         memory.words[REQ_EVENT] = 1
         memory.words[RSP_EVENT] = 1
-        self._attach(memory, slot_size, 0, 0)
+        self._attach(memory, 0, 0)
 
     @classmethod
     def attach(cls, pages: Sequence[memoryview], slot_size: int, indices: PrivateIndices) -> Self:
@@ -63,9 +63,10 @@ class FrontRing(SharedRing):
         """
         ring = cls.__new__(cls)
         memory = SlotMemory(pages, slot_size)
+        consumed = wrap(indices.consumed)
         if distance(*indices) > memory.size:
             raise RingMisuse("saved indices", indices, f"at most {memory.size} slots in flight")
-        ring._attach(memory, slot_size, wrap(indices.produced), wrap(indices.consumed))
+        ring._attach(memory, consumed + distance(indices.produced, consumed), consumed)
         return ring
 
     @property
@@ -76,7 +77,7 @@ class FrontRing(SharedRing):
     @property
     def in_flight(self) -> int:
         """Requests that were put and whose responses were not taken."""
-        return distance(self._produced, self._consumed)
+        return self._produced - self._consumed
 
     @property
     def pending(self) -> int:
@@ -101,9 +102,9 @@ class BackRing(SharedRing):
         """Attach to a ring that a frontend initialised (BACK_RING_ATTACH). The header is not written.
 
         resume: False starts at 0, a ring just initialised. True starts at the shared rsp_prod, a ring that
-        another
-        backend served before: what it took and did not answer is taken again. That is right if it answered in
-        order or had nothing in flight. Look at the ring at once, without waiting for a notification.
+        another backend served before: what it took and did not answer is taken again. That is right if it
+        answered in order or had nothing in flight. Look at the ring at once, without waiting for a
+        notification.
 
         Raises RingMisuse for pages that cannot hold a ring, PeerViolation if req_prod is out of bounds
         already.
@@ -111,19 +112,18 @@ class BackRing(SharedRing):
         ring = cls.__new__(cls)
         memory = SlotMemory(pages, slot_size)
         start = memory.words[RSP_PROD] if resume else 0
-        ring._attach(memory, slot_size, start, start)
+        ring._attach(memory, start, start)
         ring._available()
         return ring
 
-    def _no_room(self, count: int, room: int) -> RingError:
-        return RingMisuse(
-            "number of responses", count, f"at most {room}, the requests taken and not answered"
-        )
+    def _no_room(self, count: int) -> RingError:
+        unanswered = self._consumed - self._produced
+        return RingMisuse("number of responses", count, f"at most {unanswered}, one for each request taken")
 
     @property
     def in_flight(self) -> int:
-        """Requests that were taken and have no response put yet."""
-        return distance(self._consumed, self._produced)
+        """Requests that were taken and whose responses are not published."""
+        return self._consumed - self._published
 
     @property
     def unconsumed(self) -> int:

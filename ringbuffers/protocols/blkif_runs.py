@@ -45,8 +45,7 @@ def pack_rw1(  # noqa: PLR0917
 
 
 def pack_rw1_run(requests: Iterable[RW1]) -> bytes:
-    """The slots of requests with one segment each, back to back. Raises RingMisuse for a field out of range.
-    """
+    """The slots of requests with one segment each. Raises RingMisuse for a field out of range."""
     try:
         return b"".join(starmap(_RW1.pack, requests))
     except struct.error as error:
