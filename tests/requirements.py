@@ -6,7 +6,7 @@ import pytest
 
 
 def needs_package(name: str, present: bool) -> None:
-    """Skip the test when the distribution's package `name` is not there. In CI (`CI=true`) it must be: fail."""
+    """Skip the test when the distribution's package `name` is missing; in CI (`CI=true`), fail it."""
     if present:
         return
     reason = f"needs the package {name}"

@@ -30,7 +30,6 @@ XEN_DOMCTL_irq_permission: Final = 19
 XEN_DOMCTL_iomem_permission: Final = 20
 XEN_DOMCTL_ioport_permission: Final = 21
 XEN_DOMCTL_hypercall_init: Final = 22
-XEN_DOMCTL_soft_reset_cont: Final = 23  # the hypervisor's own: how a sliced soft reset goes on
 XEN_DOMCTL_settimeoffset: Final = 24
 XEN_DOMCTL_getvcpuaffinity: Final = 25
 XEN_DOMCTL_real_mode_area: Final = 26
