@@ -198,8 +198,9 @@ class Response(NamedTuple):
 
 
 def unpack_request(slot: bytes) -> AnyRequest:
-    """The request in a private copy of a slot. Counts are checked here; segments and sectors are the device's
-    to check.
+    """The request in a private copy of a slot.
+
+    Counts are checked here; segments and sectors are the device's to check.
 
     Raises RingMisuse if `slot` is not a whole slot; nothing that a frontend wrote raises.
     """
