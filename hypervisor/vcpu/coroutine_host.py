@@ -1,0 +1,154 @@
+"""The world around a machine of coroutine domains: the real clock, one task for all timers, one task a
+domain.
+
+    host = CoroutineHost(console)
+    machine = Machine(host, memory_bytes)
+    async with host.running(machine):
+        execution = host.start(domain, program)
+        ...
+        await execution.finished.wait()
+
+All of it lives in one thread of one event loop, asyncio's or trio's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import anyio
+from anyio.abc import TaskGroup
+
+from hypervisor.vcpu.coroutine import CoroutineVcpu, Program
+from hypervisor.vcpu.parking import Parker, new_parker
+
+if TYPE_CHECKING:
+    from hypervisor.domain import Domain
+    from hypervisor.machine import Machine
+    from hypervisor.vcpu.state import Vcpu
+
+NANOSECONDS: Final = 1_000_000_000
+LONGEST_SLEEP_S: Final = 3600.0
+"""deadlines may be centuries ahead, which no event loop can sleep for"""
+CRASHES_KEPT: Final = 256
+
+
+class HostMisuse(RuntimeError):
+    """The host was asked to start something while it does not run, or twice."""
+
+
+class Crash(NamedTuple):
+    """A program that raised."""
+
+    domid: int
+    name: str
+    traceback: str
+
+
+class CoroutineHost:
+    """Implements hypervisor.host.Host. `console` gets what domains write to the emergency console."""
+
+    def __init__(self, console: Callable[[Domain, bytes], None]) -> None:
+        self.crashes: deque[Crash] = deque(maxlen=CRASHES_KEPT)
+        self._console = console
+        self._origin_ns = time.monotonic_ns()
+        self._boot_wall_clock_ns = time.time_ns()
+        self._executions: dict[Vcpu, CoroutineVcpu] = {}
+        self._tasks: TaskGroup | None = None
+        self._deadline_ns: int | None = None
+        self._sleeping_until_ns: int | None = None
+        self._timer_parker: Parker | None = None
+
+    # ---- what the core asks for
+
+    def now_ns(self) -> int:
+        """System time: nanoseconds since this host was made."""
+        return time.monotonic_ns() - self._origin_ns
+
+    def wall_clock_ns(self) -> int:
+        """Unix time. It advances with system time, so that setting the machine's clock disturbs no guest."""
+        return self._boot_wall_clock_ns + self.now_ns()
+
+    def kick(self, vcpu: Vcpu) -> None:
+        """Let the vCPU's coroutine look whether it may go on."""
+        execution = self._executions.get(vcpu)
+        if execution is not None:
+            execution.wake()
+
+    def stop(self, domain: Domain) -> None:
+        """Cancel the domain's coroutine if it is not merely paused."""
+        for vcpu in domain.vcpus:
+            execution = self._executions.get(vcpu)
+            if execution is not None:
+                execution.stop()
+
+    def deadline_changed(self, deadline_ns: int | None) -> None:
+        """Remember it; the timer task is woken only if it would sleep too long."""
+        self._deadline_ns = deadline_ns
+        until = self._sleeping_until_ns
+        if (
+            self._timer_parker is not None
+            and deadline_ns is not None
+            and (until is None or deadline_ns < until)
+        ):
+            self._timer_parker.unpark()
+
+    def console(self, domain: Domain, data: bytes) -> None:
+        """Pass on what a domain wrote to the emergency console."""
+        self._console(domain, data)
+
+    # ---- what whoever runs the machine asks for
+
+    @asynccontextmanager
+    async def running(self, machine: Machine) -> AsyncIterator[CoroutineHost]:
+        """Execute programs and timers inside this context; leaving it cancels what still runs."""
+        if self._tasks is not None:
+            raise HostMisuse("this host runs a machine already")
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            self._timer_parker = new_parker()
+            tasks.start_soon(self._run_timers, machine, self._timer_parker, name="timers")
+            try:
+                yield self
+            finally:
+                self._tasks = self._timer_parker = None
+                tasks.cancel_scope.cancel()
+
+    def start(self, domain: Domain, program: Program) -> CoroutineVcpu:
+        """Let vCPU 0 of `domain` execute `program` as soon as the domain is unpaused."""
+        vcpu = domain.vcpus[0]
+        if self._tasks is None:
+            raise HostMisuse("this host does not run")
+        if vcpu in self._executions:
+            raise HostMisuse(f"{vcpu!r} executes a program already")
+        execution = CoroutineVcpu(vcpu, program, self._record_crash)
+        self._executions[vcpu] = execution
+        self._tasks.start_soon(self._execute, execution, name=f"domain {domain.domid}")
+        return execution
+
+    async def _execute(self, execution: CoroutineVcpu) -> None:
+        try:
+            await execution.run()
+        finally:
+            del self._executions[execution.vcpu]
+
+    def _record_crash(self, execution: CoroutineVcpu, traceback: str) -> None:
+        domain = execution.vcpu.domain
+        self.crashes.append(Crash(domain.domid, domain.traits.name, traceback))
+        self._console(domain, traceback.encode())
+
+    async def _run_timers(self, machine: Machine, parker: Parker) -> None:
+        while True:
+            deadline_ns = self._deadline_ns
+            self._sleeping_until_ns = deadline_ns
+            delay_ns = None if deadline_ns is None else deadline_ns - self.now_ns()
+            if delay_ns is None:
+                await parker.park()
+            elif delay_ns > 0:
+                with anyio.move_on_after(min(delay_ns / NANOSECONDS, LONGEST_SLEEP_S)):
+                    await parker.park()
+            else:
+                machine.expire_timers()
