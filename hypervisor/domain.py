@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.sched import SHUTDOWN_crash
 from hypervisor.abi.xen import VIRQ_DOM_EXC
+from hypervisor.console_io import ConsoleAllowance
 from hypervisor.counters import Counters
 from hypervisor.errors import InvalidArgument
 from hypervisor.event_channels import EventChannels
@@ -27,7 +28,6 @@ MAX_PAUSES: Final = 255
 class Traits:
     """What is decided when a domain is created and stays so (struct xen_domctl_createdomain)."""
 
-    name: str = ""
     max_vcpus: int = 1
     max_event_port: int = 4095
     max_grant_frames: int = 64
@@ -38,7 +38,9 @@ class Traits:
 class Domain:
     """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its vCPUs may run."""
 
-    def __init__(self, machine: Machine, domid: int, traits: Traits, *, privileged: bool, max_pages: int) -> None:
+    def __init__(
+        self, machine: Machine, domid: int, traits: Traits, *, privileged: bool, max_pages: int
+    ) -> None:
         self.machine = machine
         self.domid = domid
         self.traits = traits
@@ -49,7 +51,9 @@ class Domain:
         self.executing = False
         self.shutdown_reason: int | None = None
         self.pause_count = 1  # by whoever creates it, who unpauses it when it is built
+        self.handle = traits.handle
         self.counters = Counters()
+        self.console_allowance = ConsoleAllowance(machine.host)
         self.hvm_params: dict[int, int] = {}
         self.vcpus: list[Vcpu] = []
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)
@@ -60,7 +64,7 @@ class Domain:
         self.grants = GrantTable(self)
 
     def __repr__(self) -> str:
-        return f"<domain {self.domid} {self.traits.name!r} {self.status.value}>"
+        return f"<domain {self.domid}, {self.status.value}>"
 
     @property
     def max_pages(self) -> int:
@@ -162,6 +166,7 @@ class Domain:
             self.is_dying = self.stopped = True
             for vcpu in self.vcpus:
                 vcpu.timers.cancel_all()
+                vcpu.release_info()
             self._update_executing()
             self.machine.host.stop(self)
         done = (

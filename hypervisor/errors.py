@@ -72,7 +72,9 @@ class InvalidArgument(XenError):
     """A value out of its range (EINVAL, unless `errno` says otherwise)."""
 
     def __init__(self, what: str, found: object, expected: str = "", *, errno: int | None = None) -> None:
-        super().__init__(f"{what}: found {found!r}" + (f", expected {expected}" if expected else ""), errno=errno)
+        super().__init__(
+            f"{what}: found {found!r}" + (f", expected {expected}" if expected else ""), errno=errno
+        )
         self.what = what
         self.found = found
         self.expected = expected

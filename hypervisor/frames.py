@@ -69,7 +69,9 @@ class FrameTable:
     def close_extent(self, extent: Extent) -> None:
         """Forget an extent in which no frame is in use; its MFNs may name other memory from now on."""
         first = extent.mfn >> EXTENT_SHIFT
-        self._extents[first : first + (extent.count >> EXTENT_SHIFT)] = [None] * (extent.count >> EXTENT_SHIFT)
+        self._extents[first : first + (extent.count >> EXTENT_SHIFT)] = [None] * (
+            extent.count >> EXTENT_SHIFT
+        )
         self._vacant.setdefault(extent.count, []).append(extent.mfn)
         extent.close()
 

@@ -75,6 +75,7 @@ class GuestMemory:
         self._starts: list[int] = []  # first gpfn of each run, sorted
         self._runs: list[RamRun] = []
         self._pages: dict[int, MappedPage] = {}
+        self._special: dict[int, int] = {}  # special frame -> gpfn
         self._recent = _NO_RUN  # the run that the last access hit
 
     # Access
@@ -105,6 +106,16 @@ class GuestMemory:
         run = self._recent
         if not (run.start <= address and address + size <= run.end):
             self._pieces(address, size, writable=True)
+
+    def window(self, address: int, size: int) -> tuple[memoryview, int]:
+        """Where `size` bytes lie in guest memory: (view, offset), good until the next change of the physmap. GuestFault unless they
+        are mapped and writable. What the guest may change meanwhile is to be fetched once; bytes in several pieces come as a copy,
+        writable for whoever holds it alone."""
+        run = self._recent
+        if run.start <= address and address + size <= run.end:
+            return run.view, address - run.start
+        pieces = self._pieces(address, size, writable=True)
+        return memoryview(b"".join(pieces)), 0
 
     def read_struct(self, cls: type[S], address: int) -> S:
         """A copy of the `cls` at `address`; every field is fetched once."""
@@ -220,7 +231,7 @@ class GuestMemory:
 
     def add_ram(self, gpfn: int, mfn: int, count: int) -> None:
         """Map `count` of the domain's own frames. BadGpfn, and nothing mapped, if a guest frame is out of range or in use."""
-        self._check_vacant(gpfn, count)
+        self.check_vacant(gpfn, count)
         index = bisect_right(self._starts, gpfn)
         before = self._runs[index - 1] if index else None
         if before and before.gpfn + before.count == gpfn and before.mfn + before.count == mfn:
@@ -230,18 +241,20 @@ class GuestMemory:
                 return
         self._put_run(index, index, [(gpfn, mfn, count)])
 
-    def remove_ram(self, gpfn: int) -> int:
-        """Unmap one page of ordinary RAM and return its machine frame. BadGpfn if there is none."""
+    def remove_ram(self, gpfn: int, limit: int) -> tuple[int, int]:
+        """Unmap ordinary RAM from `gpfn` on, at most `limit` pages and no further than frames are consecutive: (first MFN, how
+        many). BadGpfn if there is none at `gpfn`."""
         run = self._run_at(gpfn)
         if run is None:
             raise BadGpfn(self.domid, gpfn, "no RAM there")
+        before = gpfn - run.gpfn
+        count = min(limit, run.count - before)
+        after = run.count - before - count
+        parts = [(run.gpfn, run.mfn, before), (gpfn + count, run.mfn + before + count, after)]
         index = bisect_right(self._starts, gpfn) - 1
-        left = gpfn - run.gpfn
-        right = run.count - left - 1
-        parts = [(run.gpfn, run.mfn, left), (gpfn + 1, run.mfn + left + 1, right)]
         self._put_run(index, index + 1, [part for part in parts if part[2]])
         self.version += 1
-        return run.mfn + left
+        return run.mfn + before, count
 
     def _put_run(self, first: int, last: int, parts: list[tuple[int, int, int]]) -> None:
         runs = [RamRun(gpfn, mfn, count, self._frames.span(mfn, count)) for gpfn, mfn, count in parts]
@@ -249,7 +262,8 @@ class GuestMemory:
         self._starts[first:last] = [run.gpfn for run in runs]
         self._recent = runs[-1] if runs else _NO_RUN
 
-    def _check_vacant(self, gpfn: int, count: int) -> None:
+    def check_vacant(self, gpfn: int, count: int) -> None:
+        """BadGpfn unless `count` guest frames from `gpfn` exist and nothing is mapped at any of them."""
         if not 0 <= gpfn <= GPFN_LIMIT - count:
             raise BadGpfn(self.domid, gpfn, "outside the guest-physical address space")
         end = gpfn + count
@@ -264,19 +278,28 @@ class GuestMemory:
             raise BadGpfn(self.domid, gpfn, f"{count} frames from there are not vacant")
 
     def map_foreign(self, gpfn: int, mfn: int, writable: bool, kind: PageKind = PageKind.GRANT) -> None:
-        """Map a frame, of whatever owner, at a vacant guest frame; takes a reference to it. BadGpfn if it is not vacant."""
-        self._check_vacant(gpfn, 1)
+        """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. BadGpfn, BadFrame; then nothing
+        has changed."""
+        self.check_vacant(gpfn, 1)
         self._frames.acquire(mfn, self._frames.owner(mfn), writable=writable)
         self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, writable=writable)
+        if kind is PageKind.SPECIAL:
+            self._special[mfn] = gpfn
 
     def unmap_foreign(self, gpfn: int) -> int:
         """Undo map_foreign: unmap, drop the reference, return the machine frame. BadGpfn if nothing is mapped there."""
         page = self._pages.pop(gpfn, None)
         if page is None:
             raise BadGpfn(self.domid, gpfn, "no mapping there")
+        if page.kind is PageKind.SPECIAL:
+            del self._special[page.mfn]
         self.version += 1
         self._frames.release(page.mfn, writable=page.writable)
         return page.mfn
+
+    def special_gpfn(self, mfn: int) -> int | None:
+        """Where a special frame (shared_info, a grant frame) is mapped; it can be in one place only."""
+        return self._special.get(mfn)
 
     # Teardown
 

@@ -50,7 +50,9 @@ class Entry(NamedTuple):
     rights: Mapping[int, Who]
 
 
-def _entry(number: int, handler: Callable[..., int | Continuation], *widths: int, operation: int = 0) -> tuple[int, Entry]:
+def _entry(
+    number: int, handler: Callable[..., int | Continuation], *widths: int, operation: int = 0
+) -> tuple[int, Entry]:
     return number, Entry(handler.__name__, handler, widths, operation, PRIVILEGES[number])
 
 
@@ -62,7 +64,9 @@ TABLE: Final[Mapping[int, Entry]] = MappingProxyType(
             _entry(xen.__HYPERVISOR_set_timer_op, set_timer_op, U64),
             _entry(xen.__HYPERVISOR_xen_version, xen_version, U32, U64, operation=U32),
             _entry(xen.__HYPERVISOR_console_io, console_io, U32, U32, U64, operation=U32),
-            _entry(xen.__HYPERVISOR_grant_table_op, grant_table_op, U32, U64, U32, operation=GNTTABOP_CMD_MASK),
+            _entry(
+                xen.__HYPERVISOR_grant_table_op, grant_table_op, U32, U64, U32, operation=GNTTABOP_CMD_MASK
+            ),
             _entry(xen.__HYPERVISOR_vcpu_op, vcpu_op, U32, U32, U64, operation=U32),
             _entry(xen.__HYPERVISOR_sched_op, sched_op, U32, U64, operation=U32),
             _entry(xen.__HYPERVISOR_event_channel_op, event_channel_op, U32, U64, operation=U32),

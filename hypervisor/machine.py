@@ -42,7 +42,9 @@ class Machine:
         self.frames = FrameTable(memory_bytes >> PAGE_SHIFT)
         self.timers = TimerQueue(host)
         self.domains: dict[int, Domain] = {}
-        self.graveyard: list[Domain] = []  # dead, and no peer refers to them: to be buried when the hypercall has returned
+        self.graveyard: list[
+            Domain
+        ] = []  # dead, and no peer refers to them: to be buried when the hypercall has returned
         self.faults: deque[Fault] = deque(maxlen=FAULTS_KEPT)
         self._last_domid = 0
 

@@ -12,7 +12,18 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from hypervisor.abi import event_channel, grant_table, hvm_op, memory, sched, vcpu, version, xen
+from hypervisor.abi import (
+    domctl,
+    event_channel,
+    grant_table,
+    hvm_op,
+    memory,
+    sched,
+    sysctl,
+    vcpu,
+    version,
+    xen,
+)
 from hypervisor.errors import NotPermitted
 
 if TYPE_CHECKING:
@@ -28,7 +39,7 @@ class Who(Enum):
 
 
 NO_OPERATION: Final = 0
-"""the key of a hypercall whose first argument is no operation"""
+"""the key of a hypercall whose first argument is no operation; those of domctl and sysctl stand in guest memory"""
 
 
 def _each(who: Who, *operations: int) -> dict[int, Who]:
@@ -39,8 +50,23 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
     {
         xen.__HYPERVISOR_multicall: _each(Who.ANY, NO_OPERATION),
         xen.__HYPERVISOR_set_timer_op: _each(Who.ANY, NO_OPERATION),
-        xen.__HYPERVISOR_domctl: _each(Who.CONTROL, NO_OPERATION),
-        xen.__HYPERVISOR_sysctl: _each(Who.CONTROL, NO_OPERATION),
+        xen.__HYPERVISOR_domctl: _each(
+            Who.CONTROL,
+            NO_OPERATION,
+            domctl.XEN_DOMCTL_createdomain,
+            domctl.XEN_DOMCTL_destroydomain,
+            domctl.XEN_DOMCTL_pausedomain,
+            domctl.XEN_DOMCTL_unpausedomain,
+            domctl.XEN_DOMCTL_resumedomain,
+            domctl.XEN_DOMCTL_getdomaininfo,
+            domctl.XEN_DOMCTL_getvcpuinfo,
+            domctl.XEN_DOMCTL_max_vcpus,
+            domctl.XEN_DOMCTL_max_mem,
+            domctl.XEN_DOMCTL_setdomainhandle,
+        ),
+        xen.__HYPERVISOR_sysctl: _each(
+            Who.CONTROL, NO_OPERATION, sysctl.XEN_SYSCTL_physinfo, sysctl.XEN_SYSCTL_getdomaininfolist
+        ),
         xen.__HYPERVISOR_console_io: _each(Who.ANY, xen.CONSOLEIO_write)
         | _each(Who.CONTROL, xen.CONSOLEIO_read),
         xen.__HYPERVISOR_xen_version: _each(
@@ -70,9 +96,7 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             memory.XENMEM_remove_from_physmap,
         )
         | _each(Who.ANY, memory.XENMEM_maximum_ram_page),
-        xen.__HYPERVISOR_hvm_op: _each(
-            Who.TARGET, hvm_op.HVMOP_set_param, hvm_op.HVMOP_get_param
-        ),
+        xen.__HYPERVISOR_hvm_op: _each(Who.TARGET, hvm_op.HVMOP_set_param, hvm_op.HVMOP_get_param),
         xen.__HYPERVISOR_event_channel_op: _each(
             Who.ANY,
             event_channel.EVTCHNOP_bind_interdomain,

@@ -14,7 +14,9 @@ from hypervisor.extent import Extent
 from hypervisor.frames import ALLOCATED, FrameTable
 
 CHUNK: Final = 512  # frames that teardown looks at together
-STEPS_PER_UNTOUCHED_CHUNK: Final = 16  # what it costs when no peer refers to any of them: they go in one piece
+STEPS_PER_UNTOUCHED_CHUNK: Final = (
+    16  # what it costs when no peer refers to any of them: they go in one piece
+)
 
 
 class FrameRun(NamedTuple):
@@ -38,7 +40,9 @@ class Reservation:
         self._drained = drained
         self._special: list[int] = []
         self._relinquishing = False
-        self._queue: list[Extent] = []  # extents that relinquish has still to look through, and how far it is in the last one
+        self._queue: list[
+            Extent
+        ] = []  # extents that relinquish has still to look through, and how far it is in the last one
         self._offset = 0
         frames.accounts[domid] = self
 
@@ -48,7 +52,9 @@ class Reservation:
         """`count` zeroed frames in as few runs as there are. OutOfMemory, and nothing allocated, past `max_pages` or when the
         machine is full."""
         if not special and self.tot_pages + count > self.max_pages:
-            raise OutOfMemory(f"allowance of domain {self.domid}", count, max(0, self.max_pages - self.tot_pages))
+            raise OutOfMemory(
+                f"allowance of domain {self.domid}", count, max(0, self.max_pages - self.tot_pages)
+            )
         if count > self._frames.free:
             raise OutOfMemory("machine memory", count, self._frames.free)
         pieces = self._fresh(count) or self._recycled(count) or self._opened(count)
@@ -93,8 +99,10 @@ class Reservation:
     # Giving frames back
 
     def give_up(self, mfn: int, count: int = 1) -> None:
-        """Drop the allocation of `count` frames of one extent; each is free once no peer refers to it."""
-        self._frames.give_up(mfn, count)
+        """Drop the allocation of `count` consecutive frames; each is free once no peer refers to it."""
+        if not self._frames.give_up_untouched(mfn, count):
+            for frame in range(mfn, mfn + count):
+                self._frames.give_up(frame)
 
     def frames_freed(self, extent: Extent, offset: int, count: int, *, special: bool) -> None:
         """The frame table says that nothing refers to these any more."""

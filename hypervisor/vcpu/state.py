@@ -27,24 +27,30 @@ class Vcpu:
     info         vcpu_info, 64 bytes of guest memory as bytes
     info_words   the same as u64s
     info_frame   the machine frame that a registered vcpu_info lies in; None while it is in shared_info
-    online       the guest has brought it up (vCPU 0 always is)
+    initialised  it has something to execute (vCPU 0 always has)
+    online       the guest has brought it up (vCPU 0 starts so)
     blocked      SCHEDOP_block or SCHEDOP_poll: not to be executed until `unblock`
     poll_port    the port that SCHEDOP_poll waits for, POLL_ANY_PORT (-1) for several, None: it does not poll
     timers       its single-shot, periodic and poll timers
+    runstate_area, time_area   guest addresses of copies that the guest has asked for; 0: none
     """
 
     __slots__ = (
         "blocked",
         "domain",
         "id",
+        "in_multicall",
         "info",
         "info_frame",
         "info_words",
+        "initialised",
         "online",
         "poll_port",
         "runstate",
+        "runstate_area",
         "runstate_entry_ns",
         "runstate_ns",
+        "time_area",
         "timers",
     )
 
@@ -54,13 +60,16 @@ class Vcpu:
         self.info = info
         self.info_words = info.cast("Q")
         self.info_frame: int | None = None
-        self.online = vcpu_id == 0
+        self.initialised = self.online = vcpu_id == 0
         self.blocked = False
+        self.in_multicall = False
         self.poll_port: int | None = None
         self.runstate = RUNSTATE_runnable if self.online else RUNSTATE_offline
         self.runstate_entry_ns = now_ns
         self.runstate_ns = [0, 0, 0, 0]
         self.timers = VcpuTimers(self, domain.machine.timers)
+        self.runstate_area = 0
+        self.time_area = 0
 
     def __repr__(self) -> str:
         return f"<vCPU {self.id} of {self.domain!r}>"
@@ -80,12 +89,23 @@ class Vcpu:
         self.info_words = info.cast("Q")
         self.info_frame = frame
 
+    def release_info(self) -> None:
+        """The domain dies: a registered vcpu_info goes back to it, and what is still written goes nowhere."""
+        if self.info_frame is not None:
+            frame = self.info_frame
+            self.place_info(memoryview(bytearray(VCPU_INFO_SIZE)), None)
+            self.domain.machine.frames.release(frame, writable=True)
+
     def select_events(self, selector: int) -> None:
-        """Mark words of pending bits for this vCPU to look at and, if it has no upcall pending, raise one.
+        """Mark words of pending bits for this vCPU to look at and, unless it was to look at them already, raise an upcall.
 
         The selector is set before evtchn_upcall_pending; the guest clears them in the opposite order.
         """
-        fetch_or(self.info_words, PENDING_SEL, selector)
+        if fetch_or(self.info_words, PENDING_SEL, selector) & selector != selector:
+            self.mark_events_pending()
+
+    def mark_events_pending(self) -> None:
+        """Raise an upcall, and wake the vCPU, unless one is pending already."""
         if not self.info[UPCALL_PENDING]:
             self.info[UPCALL_PENDING] = 1
             self.domain.counters.upcalls += 1
