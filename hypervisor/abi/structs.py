@@ -7,7 +7,7 @@ one call of a precompiled codec and one assignment.
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, dataclass_transform
 
-from hypervisor.abi.kinds import Bytes, Misfit, Scalar
+from hypervisor.abi.kinds import Bytes, Kind, Misfit, Scalar
 from hypervisor.abi.placement import (
     Field,
     Layout,
@@ -19,7 +19,13 @@ from hypervisor.abi.placement import (
     too_short,
 )
 
-ZERO: Final[Any] = object()
+
+class _Zero:
+    def __repr__(self) -> str:
+        return "ZERO"
+
+
+ZERO: Final[Any] = _Zero()
 """The default of a field that is no scalar: a fresh value of zero bytes."""
 
 
@@ -40,7 +46,9 @@ class StructType(LayoutType):
         kinds = declared_kinds(name, namespace)
         layout = place_struct(name, kinds)
         finish(layout, size, anonymous)
-        defaults = {attribute: namespace.get(attribute, ZERO) for attribute in kinds}
+        defaults = {
+            attribute: _default(namespace.get(attribute, ZERO), kind) for attribute, kind in kinds.items()
+        }
         body = {key: value for key, value in namespace.items() if key not in kinds}
         made = super().__new__(cls, name, bases, body | {"__slots__": tuple(kinds), "layout_": layout})
         _add_methods(made, layout, defaults)
@@ -76,6 +84,10 @@ class Struct(metaclass=StructType):
         fields = type(self).layout_.fields
         values = ", ".join(f"{field.attribute}={getattr(self, field.attribute)!r}" for field in fields)
         return f"{type(self).__name__}({values})"
+
+
+def _default(declared: Any, kind: Kind) -> Any:
+    return 0 if declared is ZERO and isinstance(kind, Scalar) else declared
 
 
 def _add_methods(made: type, layout: Layout, defaults: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ the union. Looking at another alternative reinterprets the bytes, as in C; a str
 before that is then a copy.
 """
 
+import re
 from struct import Struct as Codec
+from struct import calcsize
 from struct import error as struct_error
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -25,11 +27,12 @@ from hypervisor.abi.placement import (
 class Alternative:
     """The attribute that reads and writes the bytes of a union as one of its fields."""
 
-    __slots__ = ("codec", "field")
+    __slots__ = ("codec", "field", "padding")
 
     def __init__(self, field: Field) -> None:
         self.field = field
         self.codec = Codec("<" + field.kind.format)
+        self.padding = _padding(field.kind.format)
 
     def __get__(self, union: "Union | None", owner: type) -> Any:
         if union is None:
@@ -46,11 +49,14 @@ class Alternative:
         union._live = self
 
     def pack(self, union: "Union") -> bytes:
-        """The union's bytes: the live value over what lay there before."""
+        """The union's bytes: the live value over what lay there before, which its padding lets through."""
         try:
             live = self.codec.pack(*self.field.kind.encode(union._value))
         except (struct_error, Misfit):
             raise self._misfit(union) from None
+        if self.padding:
+            below = int.from_bytes(union._bytes[: len(live)], "little") & self.padding
+            live = (int.from_bytes(live, "little") | below).to_bytes(len(live), "little")
         return live + union._bytes[len(live) :]
 
     def _misfit(self, union: "Union") -> LayoutError:
@@ -127,6 +133,15 @@ class Union(metaclass=UnionType):
         if self._live is None:
             return f"{type(self).__name__}.unpack({self._bytes!r})"
         return f"{type(self).__name__}({self._live.field.attribute}={self._value!r})"
+
+
+def _padding(form: str) -> int:
+    """A mask, little-endian, of the bytes that a format skips."""
+    mask = b"".join(
+        (b"\xff" if code.endswith("x") else b"\0") * calcsize(f"<{code}")
+        for code in re.findall(r"\d*[a-zA-Z]", form)
+    )
+    return int.from_bytes(mask, "little")
 
 
 def _of_bytes(cls: Any, raw: bytes) -> Any:
