@@ -54,14 +54,18 @@ class Headers:
 
     def macros(self) -> dict[str, str]:
         """The text of each macro without parameters."""
-        output = subprocess.run(
-            [*self._arguments, "-dM", "-E", "-"],
-            input=self._includes,
-            capture_output=True,
-            text=True,
-            check=True,
+        return dict(re.findall(r"^#define (\w+) (.*)$", self._preprocess("-dM"), re.MULTILINE))
+
+    def enumerators(self, tag: str) -> set[str]:
+        """The names in `enum tag`."""
+        body = re.search(rf"enum {tag}\s*{{(.*?)}}", self._preprocess("-P"), re.DOTALL)
+        return set() if body is None else set(re.findall(r"\b([A-Z]\w+)\b\s*(?:=[^,]*)?,?", body[1]))
+
+    def _preprocess(self, option: str) -> str:
+        arguments = [*self._arguments, option, "-E", "-"]
+        return subprocess.run(
+            arguments, input=self._includes, capture_output=True, text=True, check=True
         ).stdout
-        return dict(re.findall(r"^#define (\w+) (.*)$", output, re.MULTILINE))
 
 
 def require_headers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ringbuffers import slots
-from ringbuffers.protocols import blkif
+from ringbuffers.protocols import blkif, xs_wire
 from tests.conformance.c_probe import Headers, HeadersDiffer, require_headers
 from tests.conformance.declarations import (
     Claim,
@@ -104,6 +104,31 @@ def test_no_number_of_a_header_is_missing(header: str) -> None:
     theirs = {name for name in macros if re.match(COMPLETE[header], name) and not OMITTED.match(name)}
     assert theirs
     assert sorted(theirs - ours.keys()) == []
+
+
+@pytest.mark.parametrize("tag", ["xen_errno", "xsd_sockmsg_type", "xs_watch_type"])
+def test_no_name_of_an_enum_is_missing(tag: str) -> None:
+    require_headers()
+    theirs = Headers(HEADERS).enumerators(tag)
+    assert theirs
+    assert sorted(theirs - (abi_constants() | protocol_constants()).keys()) == []
+
+
+def test_the_errors_of_xenstore_are_those_of_xs_wire_h_in_its_order(tmp_path: Path) -> None:
+    require_headers()
+    count = "sizeof(xsd_errors) / sizeof(xsd_errors[0])"
+    claims = [Claim("count", "xsd_errors", count, len(xs_wire.XSD_ERRORS))]
+    for index, (name, number) in enumerate(xs_wire.XSD_ERRORS.items()):
+        claims.append(Claim("number", name, f"xsd_errors[{index}].errnum", number))
+        claims.append(Claim("name", name, f'__builtin_strcmp(xsd_errors[{index}].errstring, "{name}")', 0))
+    assert disagreements(Headers(["io/xs_wire.h"]), claims, tmp_path) == []
+
+
+def test_the_words_of_xs_wire_h() -> None:
+    require_headers()
+    macros = Headers(["io/xs_wire.h"]).macros()
+    theirs = {name: text.strip('"') for name, text in macros.items() if name.startswith("XS_WRITE_")}
+    assert theirs == {name: value for name, value in vars(xs_wire).items() if name in theirs}
 
 
 def test_the_shared_ring_is_that_of_ring_h(tmp_path: Path) -> None:
