@@ -1,8 +1,9 @@
 """console_io: the emergency console, for what a guest has to say before its console device works.
 
-Follows xen/drivers/char/console.c. Unlike a release build of Xen, and like its debug build, every domain may write. What an
-unprivileged one writes is stripped of what is not printable, and limited in rate; what exceeds the rate is dropped and counted, and
-the guest is not told (as Xen does), so that it never has to wait.
+Follows xen/drivers/char/console.c. Unlike a release build of Xen, and like its debug build, every domain
+may write. What an unprivileged one writes is stripped of what is not printable, and limited in rate; what
+exceeds the rate is dropped and counted, and the guest is not told (as Xen does), so that it never has to
+wait.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class ConsoleAllowance:
 
 
 def console_io(caller: Vcpu, operation: int, count: int, buffer: int) -> int | Continuation:
-    """CONSOLEIO_write: `count` bytes at guest address `buffer`; 0. CONSOLEIO_read: there is no serial line, so nothing: 0."""
+    """CONSOLEIO_write: `count` bytes at guest address `buffer`; 0. CONSOLEIO_read: there is no serial
+    line, so nothing: 0.
+    """
     if operation != CONSOLEIO_write:
         return 0
     domain = caller.domain

@@ -1,4 +1,4 @@
-"""A domain: its memory, events, grants, vCPUs, and its way from creation to the last release of its frames."""
+"""A domain: its memory, events, grants and vCPUs, from its creation to the last release of its frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypervisor.abi.sched import SHUTDOWN_crash
 from hypervisor.abi.xen import VIRQ_DOM_EXC
 from hypervisor.console_io import ConsoleAllowance
 from hypervisor.counters import Counters
-from hypervisor.errors import InvalidArgument
+from hypervisor.errors import InvalidArgument, XenError
 from hypervisor.event_channels import EventChannels
 from hypervisor.grant_table import GrantTable
 from hypervisor.guest_memory import GuestMemory
@@ -28,6 +28,7 @@ MAX_PAUSES: Final = 255
 class Traits:
     """What is decided when a domain is created and stays so (struct xen_domctl_createdomain)."""
 
+    name: str = ""  # for reports alone; a toolstack keeps names in XenStore
     max_vcpus: int = 1
     max_event_port: int = 4095
     max_grant_frames: int = 64
@@ -36,7 +37,9 @@ class Traits:
 
 
 class Domain:
-    """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its vCPUs may run."""
+    """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its
+    vCPUs may run.
+    """
 
     def __init__(
         self, machine: Machine, domid: int, traits: Traits, *, privileged: bool, max_pages: int
@@ -58,10 +61,14 @@ class Domain:
         self.vcpus: list[Vcpu] = []
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)
         self.memory = GuestMemory(machine.frames, domid)
-        self.shared_info_mfn = self.reservation.allocate(1, special=True)[0].mfn
-        self.shared_info = machine.frames.view(self.shared_info_mfn)
-        self.events = EventChannels(self, traits.max_event_port)
-        self.grants = GrantTable(self)
+        try:
+            self.shared_info_mfn = self.reservation.allocate(1, special=True)[0].mfn
+            self.shared_info = machine.frames.view(self.shared_info_mfn)
+            self.events = EventChannels(self, traits.max_event_port)
+            self.grants = GrantTable(self)
+        except XenError:
+            self.reservation.cancel()
+            raise
 
     def __repr__(self) -> str:
         return f"<domain {self.domid}, {self.status.value}>"
@@ -131,7 +138,7 @@ class Domain:
     # Shutting down and dying
 
     def shutdown(self, reason: int) -> None:
-        """It stops by itself, for a reason (SHUTDOWN_*); its memory stays. A second shutdown changes nothing."""
+        """It stops by itself, for a reason (SHUTDOWN_*); its memory stays. A second one changes nothing."""
         if self.life not in (Life.CREATED, Life.ALIVE):
             return
         self.life = next_life(self.domid, self.life, LifeEvent.SHUTDOWN)
@@ -154,10 +161,11 @@ class Domain:
         self._update_executing()
 
     def kill(self, budget: int) -> bool:
-        """Tear it down, `budget` steps for each kind of resource now; True when all is given up. Call again until then.
+        """Tear it down, `budget` steps for each kind of resource now; True when all is given up. Call
+        again until then.
 
-        The order is Xen's: event channels, then what it has mapped of others, then its own frames. Frames that peers refer to
-        stay, and the domain with them, until they are released.
+        The order is Xen's: event channels, then what it has mapped of others, then its own frames. Frames
+        that peers refer to stay, and the domain with them, until they are released.
         """
         if self.life in (Life.DEAD, Life.GONE):
             return True
@@ -182,7 +190,7 @@ class Domain:
         return done
 
     def _drained(self) -> None:
-        """No frame of its own is in use any more: when it is dead, the machine may bury it."""
+        """No ordinary frame of it is in use any more: when it is dead, the machine may bury it."""
         if self.life is Life.DEAD and not self.reservation.tot_pages:
             self.machine.graveyard.append(self)
 

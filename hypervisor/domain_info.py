@@ -1,4 +1,6 @@
-"""struct xen_domctl_getdomaininfo of a domain: what domctl tells of one and sysctl of many (getdomaininfo in xen/common/domctl.c)."""
+"""struct xen_domctl_getdomaininfo of a domain: what domctl tells of one and sysctl of many (getdomaininfo
+in xen/common/domctl.c).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import domctl as abi
 from hypervisor.abi.vcpu import RUNSTATE_running
-from hypervisor.guest_memory import GPFN_LIMIT
 from hypervisor.extent import PAGE_SHIFT
+from hypervisor.guest_memory import GPFN_LIMIT
 from hypervisor.lifecycle import Life
 
 if TYPE_CHECKING:

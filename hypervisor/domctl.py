@@ -1,7 +1,8 @@
 """domctl: how a control domain makes, builds, watches and destroys others.
 
-Follows xen/common/domctl.c. The struct is read once; a caller that speaks another version of the interface gets -EACCES. An operation
-with an answer writes the whole struct back, to a place that was found writable before anything was done.
+Follows xen/common/domctl.c. The struct is read once; a caller that speaks another version of the
+interface gets -EACCES. An operation with an answer writes the whole struct back, to a place that was
+found writable before anything was done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a handler raises: one type per culprit, with fields.
 
-The hypercall boundary (hypercalls.py) maps `.errno` to the negative result of Xen's ABI (public/errno.h); nothing of this
-leaves the core as an exception. Whoever catches one learns from the fields which domain, address, port or reference it was.
+The hypercall boundary (hypercalls.py) maps `.errno` to the negative result of Xen's ABI (public/errno.h);
+nothing of this leaves the core as an exception. Whoever catches one learns from the fields which domain,
+address, port or reference it was.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class BadPort(XenError):
 
 
 class BadGrantReference(XenError):
-    """A grant reference that does not exist or does not permit this; `status` is the GNTST_* code for its entry."""
+    """A grant reference that does not exist or does not permit this; `status` is the GNTST_* code for its
+    entry.
+    """
 
     def __init__(self, domid: int, reference: int, why: str, *, status: int) -> None:
         super().__init__(f"domain {domid} grant {reference}: {why}")
@@ -183,7 +186,9 @@ class OutOfMemory(XenError):
 
 
 class Unsupported(XenError):
-    """An operation that this hypervisor does not have (ENOSYS; EOPNOTSUPP for a known one without the facility)."""
+    """An operation that this hypervisor does not have (ENOSYS; EOPNOTSUPP for a known one without the
+    facility).
+    """
 
     default_errno = XEN_ENOSYS
 

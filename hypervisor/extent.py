@@ -1,7 +1,7 @@
 """A run of machine frames on a memfd of its own.
 
-Sparse: RAM is only what was touched. The MFNs of an extent are consecutive, its size is a multiple of EXTENT_FRAMES, and all of
-it belongs to one domain, so that a process can be handed the memfd.
+Sparse: RAM is only what was touched. The MFNs of an extent are consecutive, its size is a multiple of
+EXTENT_FRAMES, and all of it belongs to one domain, so that a process can be handed the memfd.
 """
 
 from __future__ import annotations
@@ -46,5 +46,7 @@ class Extent:
         self.map.madvise(mmap.MADV_REMOVE, offset * PAGE_SIZE, count * PAGE_SIZE)
 
     def close(self) -> None:
-        """Give up the memfd. A view that somebody kept stays valid, of memory that nobody else will see again."""
+        """Give up the memfd. A view that somebody kept stays valid, of memory that nobody else will see
+        again.
+        """
         os.close(self.fd)

@@ -5,10 +5,10 @@ Machine-wide compact arrays indexed by MFN hold what Xen keeps in struct page_in
 owners     the domid, kept until the frame is free, even while only a peer still refers to it
 refs       the general count: one for the allocation itself, one for each mapping
 writable   how many of those mappings may write (the count of the type PGT_writable_page)
-flags      ALLOCATED (PGC_allocated: the owner has not given it up), SPECIAL (PGC_xen_heap: shared_info, grant frames)
+flags      ALLOCATED: not given up (PGC_allocated); SPECIAL: shared_info, grant frames (PGC_xen_heap)
 
-A frame that its owner gives up while a peer still refers to it stays, with its content, until the last release; only then does
-it leave its owner's account (reservation.py).
+A frame that its owner gives up while a peer still refers to it stays, with its content, until the last
+release; only then does it leave its owner's account (reservation.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FrameTable:
     # Extents
 
     def open_extent(self, count: int) -> Extent:
-        """A new extent of at least `count` frames, all free. OutOfMemory when the host gives no more memory."""
+        """A new extent of at least `count` frames, all free. OutOfMemory when the host has no more."""
         size = _extent_size(count)
         ranges = self._vacant.get(size)
         mfn = ranges.pop() if ranges else len(self.owners)
@@ -103,8 +103,9 @@ class FrameTable:
         return len(self.owners) - 1
 
     def allocate(self, extent: Extent, offset: int, count: int, domid: int, *, special: bool) -> int:
-        """Give `count` free, consecutive frames of `extent` to `domid`; returns the first MFN. The caller took them off the
-        extent's lists and has looked at `free`."""
+        """Give `count` free, consecutive frames of `extent` to `domid`; returns the first MFN. The caller
+        took them off the extent's lists and has looked at `free`.
+        """
         mfn = extent.mfn + offset
         end = mfn + count
         self.owners[mfn:end] = array("H", [domid]) * count
@@ -122,7 +123,9 @@ class FrameTable:
         self._drop_reference(mfn)
 
     def give_up_untouched(self, mfn: int, count: int) -> bool:
-        """The same for `count` ordinary frames of one extent in one piece, if nobody but the owner refers to any of them."""
+        """The same for `count` ordinary frames of one extent in one piece, if nobody but the owner refers
+        to any of them.
+        """
         end = mfn + count
         untouched = (
             self.refs[mfn:end] == array("I", [1]) * count

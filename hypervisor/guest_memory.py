@@ -1,10 +1,13 @@
-"""The memory of an auto-translated guest: its physmap, and every access that the hypervisor makes on its behalf.
+"""The memory of an auto-translated guest: its physmap, and every access that the hypervisor makes on its
+behalf.
 
-RAM is kept as runs of consecutive frames (one run for a guest that was built in one piece); pages that are not the guest's own RAM
-(grants, foreign mappings, shared_info, grant frames) singly. Guest handles are guest-physical addresses. Nothing here trusts an
-address: what is not wholly mapped, or not writable where that is needed, is a GuestFault, and then nothing was written.
+RAM is kept as runs of consecutive frames (one run for a guest that was built in one piece); pages that
+are not the guest's own RAM (grants, foreign mappings, shared_info, grant frames) singly. Guest handles
+are guest-physical addresses. Nothing here trusts an address: what is not wholly mapped, or not writable
+where that is needed, is a GuestFault, and then nothing was written.
 
-A PV guest will have another implementation, which walks its page tables; handlers use read, write and what is built on them.
+A PV guest will have another implementation, which walks its page tables; handlers use read, write and
+what is built on them.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ class RamRun:
 
 
 class MappedPage:
-    """One page that is not ordinary RAM. The physmap holds a reference to its frame, writable or not, while it is mapped."""
+    """One page that is not ordinary RAM. The physmap holds a reference to its frame, writable or not,
+    while it is mapped.
+    """
 
     __slots__ = ("kind", "mfn", "view", "writable")
 
@@ -66,7 +71,9 @@ _NO_RUN = RamRun(0, 0, 0, memoryview(b""))
 
 
 class GuestMemory:
-    """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken before may be stale."""
+    """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken
+    before may be stale.
+    """
 
     def __init__(self, frames: FrameTable, domid: int) -> None:
         self.domid = domid
@@ -89,7 +96,9 @@ class GuestMemory:
         return b"".join(self._pieces(address, size, writable=False))
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy `data` to the guest. GuestFault, and nothing written, if any byte of it is not mapped and writable."""
+        """Copy `data` to the guest. GuestFault, and nothing written, if any byte of it is not mapped and
+        writable.
+        """
         run = self._recent
         size = len(data)
         if run.start <= address and address + size <= run.end:
@@ -102,15 +111,18 @@ class GuestMemory:
             done += len(piece)
 
     def check_writable(self, address: int, size: int) -> None:
-        """GuestFault unless `size` bytes may be written: to be asked before something is changed whose result goes there."""
+        """GuestFault unless `size` bytes may be written: to be asked before something is changed whose
+        result goes there.
+        """
         run = self._recent
         if not (run.start <= address and address + size <= run.end):
             self._pieces(address, size, writable=True)
 
     def window(self, address: int, size: int) -> tuple[memoryview, int]:
-        """Where `size` bytes lie in guest memory: (view, offset), good until the next change of the physmap. GuestFault unless they
-        are mapped and writable. What the guest may change meanwhile is to be fetched once; bytes in several pieces come as a copy,
-        writable for whoever holds it alone."""
+        """Where `size` bytes lie in guest memory: (view, offset), good until the next change of the
+        physmap. GuestFault unless they are mapped and writable. What the guest may change meanwhile is to
+        be fetched once; bytes in several pieces come as a copy, writable for whoever holds it alone.
+        """
         run = self._recent
         if run.start <= address and address + size <= run.end:
             return run.view, address - run.start
@@ -150,7 +162,9 @@ class GuestMemory:
         self.write(address, _U64.pack(value & 0xFFFF_FFFF_FFFF_FFFF))
 
     def _pieces(self, address: int, size: int, *, writable: bool) -> list[memoryview]:
-        """The bytes as views, one for each run or page that they lie in; all of them are looked up before any is used."""
+        """The bytes as views, one for each run or page that they lie in; all of them are looked up before
+        any is used.
+        """
         pieces = []
         at, left = address, size
         while left > 0:
@@ -192,7 +206,7 @@ class GuestMemory:
         return self.span(gpfn, 1)
 
     def span(self, gpfn: int, count: int) -> memoryview:
-        """`count` guest frames as one view. BadGpfn if they are not RAM, or not consecutive machine frames."""
+        """`count` guest frames as one view. BadGpfn if they are not RAM on consecutive machine frames."""
         run = self._run_at(gpfn)
         if count == 1 and gpfn in self._pages:
             return self._pages[gpfn].view
@@ -230,7 +244,9 @@ class GuestMemory:
     # Changes
 
     def add_ram(self, gpfn: int, mfn: int, count: int) -> None:
-        """Map `count` of the domain's own frames. BadGpfn, and nothing mapped, if a guest frame is out of range or in use."""
+        """Map `count` of the domain's own frames. BadGpfn, and nothing mapped, if a guest frame is out of
+        range or in use.
+        """
         self.check_vacant(gpfn, count)
         index = bisect_right(self._starts, gpfn)
         before = self._runs[index - 1] if index else None
@@ -242,8 +258,9 @@ class GuestMemory:
         self._put_run(index, index, [(gpfn, mfn, count)])
 
     def remove_ram(self, gpfn: int, limit: int) -> tuple[int, int]:
-        """Unmap ordinary RAM from `gpfn` on, at most `limit` pages and no further than frames are consecutive: (first MFN, how
-        many). BadGpfn if there is none at `gpfn`."""
+        """Unmap ordinary RAM from `gpfn` on, at most `limit` pages and no further than frames are
+        consecutive: (first MFN, how many). BadGpfn if there is none at `gpfn`.
+        """
         run = self._run_at(gpfn)
         if run is None:
             raise BadGpfn(self.domid, gpfn, "no RAM there")
@@ -278,8 +295,9 @@ class GuestMemory:
             raise BadGpfn(self.domid, gpfn, f"{count} frames from there are not vacant")
 
     def map_foreign(self, gpfn: int, mfn: int, writable: bool, kind: PageKind = PageKind.GRANT) -> None:
-        """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. BadGpfn, BadFrame; then nothing
-        has changed."""
+        """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. BadGpfn,
+        BadFrame; then nothing has changed.
+        """
         self.check_vacant(gpfn, 1)
         self._frames.acquire(mfn, self._frames.owner(mfn), writable=writable)
         self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, writable=writable)
@@ -287,7 +305,9 @@ class GuestMemory:
             self._special[mfn] = gpfn
 
     def unmap_foreign(self, gpfn: int) -> int:
-        """Undo map_foreign: unmap, drop the reference, return the machine frame. BadGpfn if nothing is mapped there."""
+        """Undo map_foreign: unmap, drop the reference, return the machine frame. BadGpfn if nothing is
+        mapped there.
+        """
         page = self._pages.pop(gpfn, None)
         if page is None:
             raise BadGpfn(self.domid, gpfn, "no mapping there")

@@ -1,8 +1,9 @@
 """What the core is handed: time, the delivery of upcalls, output.
 
-The core never waits and reads no clock. Whoever runs a machine (a unit test, a virtual-time simulation, the coroutine shell, a
-process per domain) implements this protocol. Every method is called from inside a hypercall: it must be quick, and it must
-not call back into the machine before that hypercall has returned.
+The core never waits and reads no clock. Whoever runs a machine (a unit test, a virtual-time simulation,
+the coroutine shell, a process per domain) implements this protocol. Every method is called from inside a
+hypercall: it must be quick, and it must not call back into the machine before that hypercall has
+returned.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Host(Protocol):
         """`domain` has been paused, has shut down or dies: stop executing it. Idempotent."""
 
     def deadline_changed(self, deadline_ns: int | None) -> None:
-        """The earliest timer is now due at this system time (None: none is set); call machine.expire_timers() then."""
+        """The earliest timer is now due at this system time (None: none is set); call
+        machine.expire_timers() then.
+        """
 
     def console(self, domain: Domain, data: bytes) -> None:
-        """`domain` wrote `data` to the emergency console (CONSOLEIO_write); already bounded and rate-limited."""
+        """`domain` wrote `data` to the emergency console (CONSOLEIO_write); bounded and rate-limited."""

@@ -1,7 +1,8 @@
 """hvm_op: the parameters of an auto-translated domain, through which it finds its store and its console.
 
-Follows xen/arch/x86/hvm/hvm.c. The toolstack says where the rings of a domain are when it builds it; the guest reads it. What a guest
-may set or read by itself is Xen's list. The values are the guest's and the toolstack's business: none is acted upon here.
+Follows xen/arch/x86/hvm/hvm.c. The toolstack says where the rings of a domain are when it builds it; the
+guest reads it. What a guest may set or read by itself is Xen's list. The values are the guest's and the
+toolstack's business: none is acted upon here.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ SET_ONCE: Final = frozenset(
 
 
 def hvm_op(caller: Vcpu, operation: int, arg: int) -> int:
-    """The hypercall: `arg` is the guest address of a xen_hvm_param; HVMOP_get_param writes the value there."""
+    """The hypercall: `arg` is the guest address of a xen_hvm_param; the value that is read goes there."""
     memory = caller.domain.memory
     request = memory.read_struct(xen_hvm_param, arg)
     if request.index >= params.HVM_NR_PARAMS or request.index in DEPRECATED:

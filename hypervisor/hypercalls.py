@@ -1,8 +1,8 @@
 """The hypercall table and the boundary: what a number means, and what becomes of every error.
 
-`dispatch` is the only way in. Arguments are masked to their width, the caller's right is checked, the handler runs, and an XenError
-becomes its negative errno. Any other exception is a fault of ours that this caller has found: its domain is crashed, the
-traceback recorded, and nobody else notices.
+`dispatch` is the only way in. Arguments are masked to their width, the caller's right is checked, the
+handler runs, and an XenError becomes its negative errno. Any other exception is a fault of ours that this
+caller has found: its domain is crashed, the traceback recorded, and nobody else notices.
 
 A handler is `def name(caller: Vcpu, *args: int) -> int | Continuation` and raises XenError.
 """
@@ -23,7 +23,8 @@ from hypervisor.errors import XenError
 from hypervisor.event_channel_op import event_channel_op
 from hypervisor.grant_table_op import grant_table_op
 from hypervisor.hvm_op import hvm_op
-from hypervisor.memory_op import MEMOP_CMD_MASK, memory_op
+from hypervisor.memory_command import MEMOP_CMD_MASK
+from hypervisor.memory_op import memory_op
 from hypervisor.multicall import multicall
 from hypervisor.privileges import PRIVILEGES, Who
 from hypervisor.sched_op import sched_op
@@ -41,7 +42,9 @@ GNTTABOP_CMD_MASK: Final = 0xFFF  # above it lies a continuation's progress (xen
 
 
 class Entry(NamedTuple):
-    """A hypercall. `widths` masks its arguments; `operation` masks the first one to the operation, 0 if it names none."""
+    """A hypercall. `widths` masks its arguments; `operation` masks the first one to the operation, 0 if
+    it names none.
+    """
 
     name: str
     handler: Callable[..., int | Continuation]
@@ -79,7 +82,9 @@ TABLE: Final[Mapping[int, Entry]] = MappingProxyType(
 
 
 def dispatch(vcpu: Vcpu, number: int, args: tuple[int, ...]) -> int | Continuation:
-    """Execute one hypercall of `vcpu`. Raises nothing, whatever the guest passes; a domain that is shut down gets -ESRCH."""
+    """Execute one hypercall of `vcpu`. Raises nothing, whatever the guest passes; a domain that is shut
+    down gets -ESRCH.
+    """
     domain = vcpu.domain
     counters = domain.counters
     if domain.stopped:
@@ -103,7 +108,7 @@ def dispatch(vcpu: Vcpu, number: int, args: tuple[int, ...]) -> int | Continuati
             return entry.handler(vcpu, *masked)
     except XenError as error:
         result = -error.errno
-    except Exception:  # noqa: BLE001  # whatever it is, it ends here: the blast radius is the caller's domain
+    except Exception:  # whatever it is, it ends here: the blast radius is the caller's domain
         domain.machine.record_fault(vcpu, entry.name, args, format_exc())
         domain.crash()
         result = -XEN_EFAULT

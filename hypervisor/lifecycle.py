@@ -1,7 +1,7 @@
 """The life of a domain, as a table.
 
-Pausing is apart from it (pause counts, as in Xen), and so is blocking (a state of each vCPU); `Status` joins all three into
-the one word that a list of domains shows.
+Pausing is apart from it (pause counts, as in Xen), and so is blocking (a state of each vCPU); `Status`
+joins all three into the one word that a list of domains shows.
 """
 
 from __future__ import annotations

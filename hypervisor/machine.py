@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.xen import DOMID_FIRST_RESERVED, DOMID_SELF, VIRQ_DOM_EXC
+from hypervisor.audit import audit
 from hypervisor.continuation import Continuation
 from hypervisor.domain import Domain, Traits
 from hypervisor.errors import AlreadyExists, NoSuchDomain, OutOfMemory
@@ -35,7 +36,9 @@ class Fault:
 
 
 class Machine:
-    """`memory_bytes`: how much machine memory all domains together may use; the host's RAM is used as it is touched."""
+    """`memory_bytes`: how much machine memory all domains together may use; the host's RAM is used as it
+    is touched.
+    """
 
     def __init__(self, host: Host, memory_bytes: int) -> None:
         self.host = host
@@ -53,8 +56,9 @@ class Machine:
     def create_domain(
         self, traits: Traits, *, domid: int | None = None, privileged: bool = False, max_pages: int = 0
     ) -> Domain:
-        """A new domain, paused, without vCPUs and memory. The first one is dom0; the others take the next free id unless one
-        is asked for. AlreadyExists, OutOfMemory."""
+        """A new domain, paused, without vCPUs and memory. The first one is dom0; the others take the next
+        free id unless one is asked for. AlreadyExists, OutOfMemory.
+        """
         if domid is None:
             domid = self._next_domid() if self.domains else 0
         elif domid in self.domains or not 0 <= domid < DOMID_FIRST_RESERVED:
@@ -91,8 +95,9 @@ class Machine:
     # Execution
 
     def hypercall(self, vcpu: Vcpu, number: int, args: tuple[int, ...]) -> int | Continuation:
-        """What a vCPU executes when its guest makes a hypercall: the result (negative errno on failure), or a Continuation to
-        be called with next. Raises nothing, whatever the guest passes."""
+        """What a vCPU executes when its guest makes a hypercall: the result (negative errno on failure),
+        or a Continuation to be called with next. Raises nothing, whatever the guest passes.
+        """
         result = dispatch(vcpu, number, args)
         if self.graveyard:
             self.bury()
@@ -103,7 +108,9 @@ class Machine:
         return self.timers.expire(self.host.now_ns())
 
     def bury(self) -> None:
-        """Let go of the dead that nobody refers to: their special frames are freed, their domids may be used again."""
+        """Let go of the dead that nobody refers to: their special frames are freed, their domids may be
+        used again.
+        """
         while self.graveyard:
             domain = self.graveyard.pop()
             if domain.life is Life.GONE:
@@ -112,8 +119,12 @@ class Machine:
             if not domain.reservation.special_pages:
                 domain.life = next_life(domain.domid, domain.life, LifeEvent.UNREFERENCED)
                 del self.domains[domain.domid]
-                self.frames.accounts.pop(domain.domid)
+                domain.reservation.close()
                 self.raise_global_virq(VIRQ_DOM_EXC)
+
+    def audit(self) -> list[str]:
+        """Recount everything from first principles; what does not agree, in words. Empty when all is well."""
+        return audit(self)
 
     def record_fault(self, vcpu: Vcpu, hypercall: str, args: tuple[int, ...], traceback: str) -> None:
         """Remember an exception that left a handler; the last 256 are kept."""

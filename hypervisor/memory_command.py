@@ -1,6 +1,8 @@
-"""The command of a memory_op: an operation, and above it how many extents are done (public/memory.h, MEMOP_EXTENT_SHIFT).
+"""The command of a memory_op: an operation, and above it how many extents are done (public/memory.h,
+MEMOP_EXTENT_SHIFT).
 
-The progress that a command claims was perhaps made up by the guest: handlers check it against the size of the request.
+The progress that a command claims was perhaps made up by the guest: handlers check it against the size of
+the request.
 """
 
 from __future__ import annotations

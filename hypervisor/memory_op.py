@@ -1,8 +1,9 @@
 """memory_op: how much memory a domain has, and what its physmap shows.
 
-Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py and physmap_op.py; here is what they share: the
-operation is in the low bits of the command, and how many extents are done already in those above, so that a continuation is the
-same hypercall with another command.
+Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py and
+physmap_op.py; here is what they share: the operation is in the low bits of the command, and how many
+extents are done already in those above, so that a continuation is the same hypercall with another
+command.
 """
 
 from __future__ import annotations
@@ -53,6 +54,18 @@ def _of_domain(measure: Callable[[Domain], int]) -> Callable[[Vcpu, int], int]:
     return tell
 
 
+def _tot_pages(domain: Domain) -> int:
+    return domain.tot_pages
+
+
+def _max_pages(domain: Domain) -> int:
+    return domain.max_pages
+
+
+def _max_gpfn(domain: Domain) -> int:
+    return domain.memory.max_gpfn
+
+
 _SLICED: Final[Mapping[int, Callable[[Vcpu, int, int], int | Continuation]]] = MappingProxyType(
     {
         abi.XENMEM_increase_reservation: increase_reservation,
@@ -65,9 +78,9 @@ _SLICED: Final[Mapping[int, Callable[[Vcpu, int, int], int | Continuation]]] = M
 _WHOLE: Final[Mapping[int, Callable[[Vcpu, int], int]]] = MappingProxyType(
     {
         abi.XENMEM_maximum_ram_page: _maximum_ram_page,
-        abi.XENMEM_current_reservation: _of_domain(lambda domain: domain.tot_pages),
-        abi.XENMEM_maximum_reservation: _of_domain(lambda domain: domain.max_pages),
-        abi.XENMEM_maximum_gpfn: _of_domain(lambda domain: domain.memory.max_gpfn),
+        abi.XENMEM_current_reservation: _of_domain(_tot_pages),
+        abi.XENMEM_maximum_reservation: _of_domain(_max_pages),
+        abi.XENMEM_maximum_gpfn: _of_domain(_max_gpfn),
         abi.XENMEM_add_to_physmap: add_to_physmap,
         abi.XENMEM_remove_from_physmap: remove_from_physmap,
     }

@@ -1,8 +1,9 @@
 """multicall: many hypercalls in one.
 
-Follows do_multicall of Xen 4.17. Entries run in order; each is read when its turn has come and gets its own result; one that fails
-does not stop the others. An entry whose memory cannot be read or written ends the batch with -EFAULT before it is executed. An
-entry that is not finished is rewritten in guest memory to go on, and the rest of the batch becomes a continuation. Nesting is -EINVAL.
+Follows do_multicall of Xen 4.17. Entries run in order; each is read when its turn has come and gets its
+own result; one that fails does not stop the others. An entry whose memory cannot be read or written ends
+the batch with -EFAULT before it is executed. An entry that is not finished is rewritten in guest memory
+to go on, and the rest of the batch becomes a continuation. Nesting is -EINVAL.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def multicall(caller: Vcpu, call_list: int, nr_calls: int) -> int | Continuation
 
 
 def _run(caller: Vcpu, address: int, count: int) -> int:
-    """Execute entries from `address` on; how many are finished. Fewer than `count` when one is to go on, or the vCPU has blocked."""
+    """Execute entries from `address` on; how many are finished. Fewer than `count` when one is to go on,
+    or the vCPU has blocked.
+    """
     domain = caller.domain
     memory = domain.memory
     hypercall = domain.machine.hypercall

@@ -1,9 +1,10 @@
 """memory_op: add_to_physmap, add_to_physmap_batch, remove_from_physmap.
 
-Follows xen/common/memory.c and xen/arch/x86/mm/p2m.c. What can be mapped into a translated guest: its shared_info, its grant frames and,
-for a control domain, frames of other domains (XENMAPSPACE_gmfn_foreign), which is how the toolstack fills a domain that it builds.
-Ordinary RAM that is in the place is given up for it, as in Xen; a page that a grant or foreign mapping has put there is not (-ENXIO).
-Moving one's own RAM about (gmfn, gmfn_range) is refused: a translated guest has no use for it.
+Follows xen/common/memory.c and xen/arch/x86/mm/p2m.c. What can be mapped into a translated guest: its
+shared_info, its grant frames and, for a control domain, frames of other domains
+(XENMAPSPACE_gmfn_foreign), which is how the toolstack fills a domain that it builds. Ordinary RAM that is
+in the place is given up for it, as in Xen; a page that a grant or foreign mapping has put there is not
+(-ENXIO). Moving one's own RAM about (gmfn, gmfn_range) is refused: a translated guest has no use for it.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def add_to_physmap_batch(caller: Vcpu, arg: int, done: int) -> int | Continuatio
 
 
 def remove_from_physmap(caller: Vcpu, arg: int) -> int:
-    """XENMEM_remove_from_physmap: unmap one page. RAM stays the domain's, without a place (as in Xen); a page that is there by a
-    grant goes by unmapping the grant only."""
+    """XENMEM_remove_from_physmap: unmap one page. RAM stays the domain's, without a place (as in Xen); a
+    page that is there by a grant goes by unmapping the grant only.
+    """
     request = caller.domain.memory.read_struct(abi.xen_remove_from_physmap, arg)
     domain = _target(caller.domain, request.domid)
     mapped = domain.memory.mapped(request.gpfn)

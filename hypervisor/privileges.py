@@ -1,8 +1,9 @@
 """Who may do what: one table, looked at in front of every operation.
 
-Follows the default policy of Xen (xen/include/xsm/dummy.h). The boundary looks an operation up and refuses it to a caller that may not
-do it to anybody; a handler whose operation names a target then passes it through `may_target`, which refuses other domains than the
-caller itself to all but control domains. What the table does not list is not implemented: -ENOSYS.
+Follows the default policy of Xen (xen/include/xsm/dummy.h). The boundary looks an operation up and
+refuses it to a caller that may not do it to anybody; a handler whose operation names a target then passes
+it through `may_target`, which refuses other domains than the caller itself to all but control domains.
+What the table does not list is not implemented: -ENOSYS.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Who(Enum):
 
 
 NO_OPERATION: Final = 0
-"""the key of a hypercall whose first argument is no operation; those of domctl and sysctl stand in guest memory"""
+"""the key of a hypercall whose first argument is no operation; those of domctl and sysctl stand in guest
+memory
+"""
 
 
 def _each(who: Who, *operations: int) -> dict[int, Who]:

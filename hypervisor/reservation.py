@@ -1,13 +1,15 @@
 """A domain's memory reservation: the frames that it owns, in extents of its own, and its account of them.
 
-Frames are handed out consecutively while an extent has unused ones, then from those that came back, then from a new extent whose
-size grows with the reservation: however a guest balloons, its extents stay few (each costs file descriptors).
+Frames are handed out consecutively while an extent has unused ones, then from those that came back, then
+from a new extent whose size grows with the reservation: however a guest balloons, its extents stay few
+(each costs file descriptors).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from hypervisor.errors import OutOfMemory
 from hypervisor.extent import Extent
@@ -19,7 +21,8 @@ STEPS_PER_UNTOUCHED_CHUNK: Final = (
 )
 
 
-class FrameRun(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FrameRun:
     """`count` frames of consecutive MFNs in one extent."""
 
     mfn: int
@@ -27,8 +30,10 @@ class FrameRun(NamedTuple):
 
 
 class Reservation:
-    """`tot_pages` counts ordinary frames until they are really free, as Xen does. Special frames are Xen's, shared with the
-    domain (shared_info, grant frames); they are counted apart and not limited by `max_pages`."""
+    """`tot_pages` counts ordinary frames until they are really free, as Xen does. Special frames are
+    Xen's, shared with the domain (shared_info, grant frames); they are counted apart and not limited by
+    `max_pages`.
+    """
 
     def __init__(self, frames: FrameTable, domid: int, max_pages: int, drained: Callable[[], None]) -> None:
         self.domid = domid
@@ -49,8 +54,9 @@ class Reservation:
     # Allocation
 
     def allocate(self, count: int, *, special: bool = False) -> list[FrameRun]:
-        """`count` zeroed frames in as few runs as there are. OutOfMemory, and nothing allocated, past `max_pages` or when the
-        machine is full."""
+        """`count` zeroed frames in as few runs as there are. OutOfMemory, and nothing allocated, past
+        `max_pages` or when the machine is full.
+        """
         if not special and self.tot_pages + count > self.max_pages:
             raise OutOfMemory(
                 f"allowance of domain {self.domid}", count, max(0, self.max_pages - self.tot_pages)
@@ -79,7 +85,7 @@ class Reservation:
         return []
 
     def _recycled(self, count: int) -> list[tuple[Extent, int, int]]:
-        """Frames that came back, if there are enough of them: a guest that balloons must not gather extents."""
+        """Frames that came back, if they are enough: a guest that balloons must not gather extents."""
         if sum(len(extent.recycled) for extent in self.extents) < count:
             return []
         pieces = []
@@ -97,6 +103,16 @@ class Reservation:
         return [(extent, 0, count)]
 
     # Giving frames back
+
+    def cancel(self) -> None:
+        """Undo everything: the domain was not made after all."""
+        self._relinquishing = True
+        self.give_up_special()
+        self.close()
+
+    def close(self) -> None:
+        """The account is empty, and will be another domain's."""
+        del self._frames.accounts[self.domid]
 
     def give_up(self, mfn: int, count: int = 1) -> None:
         """Drop the allocation of `count` consecutive frames; each is free once no peer refers to it."""
@@ -119,13 +135,15 @@ class Reservation:
             self._drained()
 
     def give_up_special(self) -> None:
-        """Give up the special frames: for a domain that is dead and whose grant frames nobody needs any more."""
+        """Give up the special frames of a dead domain, whose grant frames nobody needs any more."""
         while self._special:
             self._frames.give_up(self._special.pop())
 
     def relinquish(self, budget: int) -> bool:
-        """Give up ordinary frames, at most `budget` steps' worth now; True when all are given up. What peers refer to stays in the
-        account until it is released; special frames stay until `give_up_special`."""
+        """Give up ordinary frames, at most `budget` steps' worth now; True when all are given up. What
+        peers refer to stays in the account until it is released; special frames stay until
+        `give_up_special`.
+        """
         if not self._relinquishing:
             self._relinquishing = True
             self._queue = list(self.extents)

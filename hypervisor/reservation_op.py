@@ -1,11 +1,13 @@
 """memory_op: increase_reservation, decrease_reservation, populate_physmap.
 
-Follows xen/common/memory.c. They never fail: their result is how many extents are done, and a caller that wanted more knows that the
-next one could not be. An extent is done as a whole or not at all, except that decrease_reservation keeps what it had released of an
-extent before it met a hole (as Xen does). The order of an extent is capped by the caller's privilege.
+Follows xen/common/memory.c. They never fail: their result is how many extents are done, and a caller that
+wanted more knows that the next one could not be. An extent is done as a whole or not at all, except that
+decrease_reservation keeps what it had released of an extent before it met a hole (as Xen does). The order
+of an extent is capped by the caller's privilege.
 
-What is not Xen's way: populating a guest frame that is in use ends the operation, where Xen would let the page that was there go
-astray. Nodes and address limits are checked, and then mean nothing, as a translated guest never sees a machine address.
+What is not Xen's way: populating a guest frame that is in use ends the operation, where Xen would let the
+page that was there go astray. Nodes and address limits are checked, and then mean nothing, as a
+translated guest never sees a machine address.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ Step = Callable[["Domain", int, int, int], int]
 
 
 def increase_reservation(caller: Vcpu, arg: int, done: int) -> int | Continuation:
-    """Give the domain frames without a place in its physmap; a translated guest gets nothing to see of them."""
+    """Give the domain frames without a place in its physmap; a translated guest sees nothing of them."""
     return _sliced(caller, arg, done, abi.XENMEM_increase_reservation, _increase)
 
 
@@ -93,7 +95,9 @@ def _target(caller: Domain, request: abi.xen_memory_reservation) -> Domain:
 
 
 def _listed(memory: GuestMemory, address: int, count: int) -> list[int]:
-    """At most `count` gpfns from `address` on, each fetched once; fewer if the list runs out of mapped memory."""
+    """At most `count` gpfns from `address` on, each fetched once; fewer if the list runs out of mapped
+    memory.
+    """
     try:
         data = memory.read(address, count * PFN_SIZE)
     except GuestFault:
@@ -136,9 +140,9 @@ def _populate(domain: Domain, gpfn: int, extents: int, order: int) -> int:
         runs = domain.reservation.allocate(extents << order)
     except XenError:
         return _one_by_one(domain, gpfn, extents, order, _populate)
-    for mfn, count in runs:
-        domain.memory.add_ram(gpfn, mfn, count)
-        gpfn += count
+    for run in runs:
+        domain.memory.add_ram(gpfn, run.mfn, run.count)
+        gpfn += run.count
     return extents
 
 

@@ -1,7 +1,8 @@
 """sysctl: what a control domain may ask about the machine as a whole.
 
-Follows xen/common/sysctl.c. As with domctl, another version of the interface is -EACCES, and the answer goes to a place that was found
-writable before. There is no processor of ours to report: the machine has one, of no particular speed.
+Follows xen/common/sysctl.c. As with domctl, another version of the interface is -EACCES, and the answer
+goes to a place that was found writable before. There is no processor of ours to report: the machine has
+one, of no particular speed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """xen_version: what a guest may ask about the Xen that it runs on.
 
-Follows xen/common/kernel.c. Strings are zero-padded to their arrays, so that nothing of ours is in the rest. The command line and the
-build id are for control domains; others read "<denied>", or get -EPERM, as Xen does it.
+Follows xen/common/kernel.c. Strings are zero-padded to their arrays, so that nothing of ours is in the
+rest. The command line and the build id are for control domains; others read "<denied>", or get -EPERM, as
+Xen does it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def _commandline(caller: Vcpu, arg: int) -> int:
 
 
 def _build_id(caller: Vcpu, arg: int) -> int:
-    """The length of the build id; with `arg`, the id is written behind the xen_build_id there, if its `len` is enough."""
+    """The length of the build id; with `arg`, the id is written behind the xen_build_id there, if its
+    `len` is enough.
+    """
     if not caller.domain.privileged:
         raise NotPermitted(caller.domain.domid, "read the build id")
     if arg:

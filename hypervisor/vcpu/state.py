@@ -1,7 +1,8 @@
 """The state of one virtual CPU, whatever executes it.
 
-The vCPU kinds (coroutine, process, x86-64 engine) read it and call enter_runstate; events, timers and sched_op change it. The
-vcpu_info lies in real guest memory: in the domain's shared_info page, or where VCPUOP_register_vcpu_info has moved it.
+The vCPU kinds (coroutine, process, x86-64 engine) read it and call enter_runstate; events, timers and
+sched_op change it. The vcpu_info lies in real guest memory: in the domain's shared_info page, or where
+VCPUOP_register_vcpu_info has moved it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Vcpu:
         return self.info[UPCALL_PENDING] != 0
 
     def place_info(self, info: memoryview, frame: int | None) -> None:
-        """vcpu_info lies in `info` from now on; the caller has copied its content and holds a reference to `frame`."""
+        """vcpu_info lies in `info` from now on; the caller has copied its content and holds a reference
+        to `frame`.
+        """
         self.info = info
         self.info_words = info.cast("Q")
         self.info_frame = frame
@@ -97,7 +100,8 @@ class Vcpu:
             self.domain.machine.frames.release(frame, writable=True)
 
     def select_events(self, selector: int) -> None:
-        """Mark words of pending bits for this vCPU to look at and, unless it was to look at them already, raise an upcall.
+        """Mark words of pending bits for this vCPU to look at and, unless it was to look at them already,
+        raise an upcall.
 
         The selector is set before evtchn_upcall_pending; the guest clears them in the opposite order.
         """
