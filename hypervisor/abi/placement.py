@@ -47,9 +47,9 @@ class Field:
 class Layout:
     """A struct's or union's fields in place, and one precompiled codec for all its leaves."""
 
-    def __init__(self, name: str, fields: Sequence[Field], *, union: bool) -> None:
+    def __init__(self, name: str, fields: Sequence[Field], *, union: bool, anonymous: bool) -> None:
         self.name = name
-        self.anonymous = False
+        self.anonymous = anonymous
         self.fields = tuple(fields)
         self.union = union
         self.alignment = max((field.kind.alignment for field in fields), default=1)
@@ -115,7 +115,7 @@ def declared_kinds(name: str, namespace: Mapping[str, Any]) -> dict[str, Kind]:
     return {attribute: kind_of(a) for attribute, a in inspect.get_annotations(type(name, (), body)).items()}
 
 
-def place_struct(name: str, kinds: Mapping[str, Kind]) -> Layout:
+def place_struct(name: str, kinds: Mapping[str, Kind], anonymous: bool) -> Layout:
     """One field after the other."""
     fields: list[Field] = []
     end = 0
@@ -123,18 +123,17 @@ def place_struct(name: str, kinds: Mapping[str, Kind]) -> Layout:
         offset = _round_up(end, kind.alignment)
         fields.append(Field(attribute.rstrip("_"), attribute, offset, kind))
         end = offset + kind.size
-    return Layout(name, fields, union=False)
+    return Layout(name, fields, union=False, anonymous=anonymous)
 
 
-def place_union(name: str, kinds: Mapping[str, Kind]) -> Layout:
+def place_union(name: str, kinds: Mapping[str, Kind], anonymous: bool) -> Layout:
     """All fields over the same bytes."""
     fields = [Field(attribute.rstrip("_"), attribute, 0, kind) for attribute, kind in kinds.items()]
-    return Layout(name, fields, union=True)
+    return Layout(name, fields, union=True, anonymous=anonymous)
 
 
-def finish(layout: Layout, size: int | None, anonymous: bool) -> None:
+def check_size(layout: Layout, size: int | None) -> None:
     """Refuse, at import, a declaration that has not the size that its author read in the header."""
-    layout.anonymous = anonymous
     if size is not None and layout.size != size:
         raise LayoutError(layout.name, None, layout.size, f"a size of {size} bytes")
 

@@ -13,8 +13,8 @@ from hypervisor.abi.placement import (
     Layout,
     LayoutError,
     LayoutType,
+    check_size,
     declared_kinds,
-    finish,
     place_struct,
     too_short,
 )
@@ -44,8 +44,8 @@ class StructType(LayoutType):
         if not bases:
             return super().__new__(cls, name, bases, namespace)
         kinds = declared_kinds(name, namespace)
-        layout = place_struct(name, kinds)
-        finish(layout, size, anonymous)
+        layout = place_struct(name, kinds, anonymous)
+        check_size(layout, size)
         defaults = {
             attribute: _default(namespace.get(attribute, ZERO), kind) for attribute, kind in kinds.items()
         }
@@ -142,10 +142,12 @@ def _unpack_source(layout: Layout) -> str:
     assign = f"{targets}= unpack_from(data, offset)" if plain else "leaves = unpack_from(data, offset)"
     unpack = [
         "def unpack(data, offset=0):",
+        "    if offset < 0:",  # which the codec would count from the end
+        "        raise too_short(cls.layout_, data, offset)",
         *(["    self = new(cls)"] if plain else []),
         "    try:",
         f"        {assign}",
-        "    except struct_error:",
+        "    except (struct_error, OverflowError):",
         "        raise too_short(cls.layout_, data, offset) from None",
         "    return self" if plain else "    return decode(leaves, 0)",
     ]

@@ -17,8 +17,8 @@ from hypervisor.abi.placement import (
     Layout,
     LayoutError,
     LayoutType,
+    check_size,
     declared_kinds,
-    finish,
     place_union,
     too_short,
 )
@@ -81,8 +81,8 @@ class UnionType(LayoutType):
     ) -> "UnionType":
         if not bases:
             return super().__new__(cls, name, bases, namespace)
-        layout = place_union(name, declared_kinds(name, namespace))
-        finish(layout, size, anonymous)
+        layout = place_union(name, declared_kinds(name, namespace), anonymous)
+        check_size(layout, size)
         alternatives = {field.attribute: Alternative(field) for field in layout.fields}
         made = super().__new__(
             cls, name, bases, namespace | alternatives | {"__slots__": (), "layout_": layout}
@@ -111,9 +111,11 @@ class Union(metaclass=UnionType):
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
         """A copy of the union at `offset` bytes into `data`. Raises LayoutError when `data` is too short."""
+        if offset < 0:
+            raise too_short(cls.layout_, data, offset)
         try:
             (raw,) = cls.codec.unpack_from(data, offset)
-        except struct_error:
+        except (struct_error, OverflowError):
             raise too_short(cls.layout_, data, offset) from None
         union: Self = _of_bytes(cls, raw)
         return union

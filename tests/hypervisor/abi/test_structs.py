@@ -61,9 +61,12 @@ def test_too_few_bytes_are_refused(length: int) -> None:
         point.unpack(bytes(length))
 
 
-def test_too_few_bytes_after_the_offset_are_refused() -> None:
-    with pytest.raises(LayoutError, match="expected 8 at 1"):
-        point.unpack(bytes(8), 1)
+@pytest.mark.parametrize("offset", [1, -1, -8, 2**40, 2**80])
+def test_an_offset_without_enough_bytes_behind_it_is_refused(offset: int) -> None:
+    with pytest.raises(LayoutError, match=f"expected 8 at {offset}$"):
+        point.unpack(bytes(8), offset)
+    with pytest.raises(LayoutError, match=f"expected 48 at {offset}$"):
+        shape.unpack(bytes(48), offset)
 
 
 def test_padding_is_ignored_and_packed_as_zero() -> None:

@@ -93,8 +93,9 @@ def test_unpack_copies_and_wants_enough_bytes() -> None:
     union = either.unpack(data, 1)
     data[:] = bytes(17)
     assert union.small == 5
-    with pytest.raises(LayoutError, match="expected 16 at 2"):
-        either.unpack(data, 2)
+    for offset in (2, -1, -16, 2**80):
+        with pytest.raises(LayoutError, match=f"expected 16 at {offset}$"):
+            either.unpack(data, offset)
 
 
 def test_equality_is_of_class_and_bytes() -> None:
