@@ -16,6 +16,7 @@ from hypervisor.guest_memory import GuestMemory
 from hypervisor.lifecycle import Life, LifeEvent, Status, next_life
 from hypervisor.reservation import Reservation
 from hypervisor.vcpu.state import VCPU_INFO_SIZE, Vcpu
+from hypervisor.watchdogs import Watchdogs
 
 if TYPE_CHECKING:
     from hypervisor.machine import Machine
@@ -53,12 +54,14 @@ class Domain:
         self.is_dying = False
         self.executing = False
         self.shutdown_reason: int | None = None
+        self.shutdown_code: int | None = None  # SCHEDOP_shutdown_code: the reason, said beforehand
         self.pause_count = 1  # by whoever creates it, who unpauses it when it is built
         self.handle = traits.handle
         self.counters = Counters()
         self.console_allowance = ConsoleAllowance(machine.host)
         self.hvm_params: dict[int, int] = {}
         self.vcpus: list[Vcpu] = []
+        self.watchdogs = Watchdogs(self)
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)
         self.memory = GuestMemory(machine.frames, domid)
         try:
@@ -142,11 +145,11 @@ class Domain:
         if self.life not in (Life.CREATED, Life.ALIVE):
             return
         self.life = next_life(self.domid, self.life, LifeEvent.SHUTDOWN)
-        self.shutdown_reason = reason
+        self.shutdown_reason = reason if self.shutdown_code is None else self.shutdown_code
         self.stopped = True
-        for vcpu in self.vcpus:
-            vcpu.timers.cancel_all()
+        self._cancel_timers()
         self._update_executing()
+        self.machine.host.stop(self)
         self.machine.raise_global_virq(VIRQ_DOM_EXC)
 
     def crash(self) -> None:
@@ -156,7 +159,7 @@ class Domain:
     def resume(self) -> None:
         """Go on after a suspend. WrongLife if it is not shut down."""
         self.life = next_life(self.domid, self.life, LifeEvent.RESUME)
-        self.shutdown_reason = None
+        self.shutdown_reason = self.shutdown_code = None
         self.stopped = False
         self._update_executing()
 
@@ -172,8 +175,8 @@ class Domain:
         if self.life is not Life.DYING:
             self.life = next_life(self.domid, self.life, LifeEvent.KILL)
             self.is_dying = self.stopped = True
+            self._cancel_timers()
             for vcpu in self.vcpus:
-                vcpu.timers.cancel_all()
                 vcpu.release_info()
             self._update_executing()
             self.machine.host.stop(self)
@@ -188,6 +191,11 @@ class Domain:
             self.machine.raise_global_virq(VIRQ_DOM_EXC)
             self._drained()
         return done
+
+    def _cancel_timers(self) -> None:
+        self.watchdogs.cancel_all()
+        for vcpu in self.vcpus:
+            vcpu.timers.cancel_all()
 
     def _drained(self) -> None:
         """No ordinary frame of it is in use any more: when it is dead, the machine may bury it."""

@@ -131,7 +131,13 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             grant_table.GNTTABOP_get_version,
         ),
         xen.__HYPERVISOR_sched_op: _each(
-            Who.ANY, sched.SCHEDOP_yield, sched.SCHEDOP_block, sched.SCHEDOP_poll, sched.SCHEDOP_shutdown
+            Who.ANY,
+            sched.SCHEDOP_yield,
+            sched.SCHEDOP_block,
+            sched.SCHEDOP_poll,
+            sched.SCHEDOP_shutdown,
+            sched.SCHEDOP_shutdown_code,
+            sched.SCHEDOP_watchdog,
         )
         | _each(Who.CONTROL, sched.SCHEDOP_remote_shutdown),
         xen.__HYPERVISOR_vcpu_op: _each(
@@ -145,6 +151,8 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             vcpu.VCPUOP_set_singleshot_timer,
             vcpu.VCPUOP_stop_singleshot_timer,
             vcpu.VCPUOP_register_vcpu_info,
+            vcpu.VCPUOP_register_runstate_memory_area,
+            vcpu.VCPUOP_register_vcpu_time_memory_area,
         ),
     }
 )

@@ -1,4 +1,4 @@
-"""sched_op: yield, block, poll and shutdown.
+"""sched_op: yield, block, poll, shutdown and watchdogs.
 
 Follows public/sched.h and do_sched_op of Xen 4.17. Block and poll only put the vCPU into a blocked state;
 whoever executes it sleeps until the host is told to kick it.
@@ -15,10 +15,13 @@ from hypervisor.abi.sched import (
     SCHEDOP_poll,
     SCHEDOP_remote_shutdown,
     SCHEDOP_shutdown,
+    SCHEDOP_shutdown_code,
+    SCHEDOP_watchdog,
     SCHEDOP_yield,
     sched_poll,
     sched_remote_shutdown,
     sched_shutdown,
+    sched_watchdog,
 )
 from hypervisor.errors import InvalidArgument, Unsupported
 from hypervisor.event_2l import POLL_ANY_PORT
@@ -84,6 +87,19 @@ def _shutdown(caller: Vcpu, arg: int) -> int:
     return 0
 
 
+def _shutdown_code(caller: Vcpu, arg: int) -> int:
+    """Say beforehand what the reason of the shutdown will be, a crash included; the first word counts."""
+    request = caller.domain.memory.read_struct(sched_shutdown, arg)
+    if caller.domain.shutdown_code is None:
+        caller.domain.shutdown_code = request.reason & REASON_MASK
+    return 0
+
+
+def _watchdog(caller: Vcpu, arg: int) -> int:
+    request = caller.domain.memory.read_struct(sched_watchdog, arg)
+    return caller.domain.watchdogs.set(request.id, request.timeout)
+
+
 def _remote_shutdown(caller: Vcpu, arg: int) -> int:
     request = caller.domain.memory.read_struct(sched_remote_shutdown, arg)
     target = caller.domain.machine.domain(request.domain_id)
@@ -98,6 +114,8 @@ _OPERATIONS: Final[Mapping[int, Callable[[Vcpu, int], int]]] = MappingProxyType(
         SCHEDOP_block: _block,
         SCHEDOP_poll: _poll,
         SCHEDOP_shutdown: _shutdown,
+        SCHEDOP_shutdown_code: _shutdown_code,
+        SCHEDOP_watchdog: _watchdog,
         SCHEDOP_remote_shutdown: _remote_shutdown,
     }
 )

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from hypervisor.abi.sched import SCHEDOP_block, SHUTDOWN_poweroff
 from hypervisor.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline
-from hypervisor.abi.xen import __HYPERVISOR_sched_op
+from hypervisor.abi.xen import __HYPERVISOR_sched_op as HYPERVISOR_sched_op
 from hypervisor.continuation import Continuation
 from hypervisor.errors import BadGpfn
 from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
@@ -110,7 +110,7 @@ class CoroutineVcpu:
         """
         vcpu = self.vcpu
         if not vcpu.upcall_pending and not vcpu.blocked:
-            self.hypercall(__HYPERVISOR_sched_op, SCHEDOP_block, 0)
+            self.hypercall(HYPERVISOR_sched_op, SCHEDOP_block, 0)
         if vcpu.runnable:
             await checkpoint()
         # The turn taken by others may have paused this domain.
