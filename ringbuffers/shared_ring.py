@@ -192,7 +192,7 @@ class SharedRing:
         """
         words = self._words
         idle = self._consumed & U32_MASK
-        if words[self._PEER_PRODUCER] != idle:
+        if self._peer_seen != self._consumed or words[self._PEER_PRODUCER] != idle:
             return True
         words[self._MY_EVENT] = (idle + 1) & U32_MASK
         fence()  # the peer sees our wish before we look for what it published meanwhile

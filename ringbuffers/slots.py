@@ -141,6 +141,9 @@ class SlotMemory:
 class Detached:
     """Stands in for the memory of a ring that let go of it: every access is our error, and harmless."""
 
+    def release(self) -> None:
+        """Nothing is left to release."""
+
     def __getattr__(self, name: str) -> NoReturn:
         raise RingMisuse("ring", "detached", "one that is attached")
 
