@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Counters:
     """Per domain. Plain integers, so that counting costs one addition."""
 
-    hypercalls: Counter[str] = field(default_factory=Counter)
+    hypercalls: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """by name; an entry of a multicall counts under its own name"""
     hypercalls_failed: int = 0
     multicall_batches: int = 0

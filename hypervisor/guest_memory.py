@@ -118,16 +118,19 @@ class GuestMemory:
         if not (run.start <= address and address + size <= run.end):
             self._pieces(address, size, writable=True)
 
-    def window(self, address: int, size: int) -> tuple[memoryview, int]:
-        """Where `size` bytes lie in guest memory: (view, offset), good until the next change of the
-        physmap. GuestFault unless they are mapped and writable. What the guest may change meanwhile is to
-        be fetched once; bytes in several pieces come as a copy, writable for whoever holds it alone.
+    def contiguous(self, address: int, size: int) -> memoryview:
+        """As many of `size` bytes as lie together, at least one, as a writable view. GuestFault if the first
+        is not mapped and writable. The view is good until `version` changes; what is read from it is to be
+        fetched once.
         """
         run = self._recent
-        if run.start <= address and address + size <= run.end:
-            return run.view, address - run.start
-        pieces = self._pieces(address, size, writable=True)
-        return memoryview(b"".join(pieces)), 0
+        if run.start <= address < run.end:
+            offset = address - run.start
+            return run.view[offset : offset + size]
+        view, offset = self._locate(address, writable=True)
+        if view is None:
+            raise GuestFault(self.domid, address, size)
+        return view[offset : offset + size]
 
     def read_struct(self, cls: type[S], address: int) -> S:
         """A copy of the `cls` at `address`; every field is fetched once."""
