@@ -124,7 +124,7 @@ class OutOfMachineMemory(KernelError):
 
 
 def _open_rings(hypercalls: Hypercalls, domid: int) -> tuple[int, int]:
-    """Ports of the domain that dom0 may bind to, told to its kernel with the rings' frames: store, console."""
+    """Ports of the domain that dom0 may bind to, told to its kernel with the rings' frames."""
     with hypercalls.batch() as batch:
         store = batch.evtchn_alloc_unbound(0, domid)
         console = batch.evtchn_alloc_unbound(0, domid)

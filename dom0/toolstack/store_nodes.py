@@ -1,0 +1,43 @@
+"""Writing and removing descriptions in XenStore, inside transactions."""
+
+from collections.abc import Iterable
+
+from dom0.toolstack.layout import Node
+from kernel.xenstore.errors import StoreError
+from kernel.xenstore.transaction import Transaction
+
+
+async def write_nodes(transaction: Transaction, nodes: Iterable[Node]) -> None:
+    """Writes `nodes` in their order; permissions are set at once: what follows below inherits them."""
+    for node in nodes:
+        await transaction.write(node.path, node.value)
+        if node.permissions is not None:
+            await transaction.set_perms(node.path, node.permissions)
+
+
+async def remove_tree(transaction: Transaction, path: str) -> None:
+    """Removes a node with everything below it, and then each parent that is left without children.
+
+    Stops below the folder of a domain: `/local/domain/0` and `/libxl/1` stay. What is not there is removed.
+    """
+    kept = 3 if path.startswith("/local/domain/") else 2
+    await _remove(transaction, path)
+    parts = path.split("/")
+    for depth in range(len(parts) - 1, kept + 1, -1):
+        parent = "/".join(parts[:depth])
+        try:
+            if await transaction.directory(parent):
+                return
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            continue
+        await _remove(transaction, parent)
+
+
+async def _remove(transaction: Transaction, path: str) -> None:
+    try:
+        await transaction.rm(path)
+    except StoreError as error:
+        if error.name != "ENOENT":
+            raise
