@@ -1,0 +1,66 @@
+"""A program on its kernel, from boot to SCHEDOP_shutdown: what a Python domain executes."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import anyio
+
+from hypervisor.abi.sched import SHUTDOWN_crash
+from kernel.kernel import Kernel
+from kernel.ledger import owned_by
+from kernel.platform import Platform
+from kernel.xenstore.errors import StoreConnectionBroken, StoreError
+
+Program = Callable[..., Awaitable[int | None]]
+"""`async def main(kernel, **args)`; returns the exit code, None for 0."""
+
+EXIT_CODE_PATH: Final = "data/exit-code"
+EXIT_CODE_SECONDS: Final = 1.0
+
+
+async def run_program(platform: Platform, program: Program, args: Mapping[str, Any] | None = None) -> int:
+    """Boot, run `program(kernel, **args)`, close its devices, name leaked grants, shut the domain down;
+    returns the reason.
+
+    The reason is SHUTDOWN_crash if the program, or a task that it started, raised: the traceback goes to the
+    hypervisor's console. The exit code of a program that returned is left in data/exit-code.
+    """
+    kernel: Kernel | None = None
+    try:
+        async with Kernel.boot(platform) as kernel:
+            reason = await _execute(kernel, program, args or {})
+    except Exception:
+        if kernel is None:
+            raise
+        kernel.log(traceback.format_exc())
+        reason = SHUTDOWN_crash
+    kernel.report_leaks()
+    kernel.hypercalls.sched_shutdown(reason)
+    return reason
+
+
+async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) -> int:
+    """Run the program, or cancel it when the toolstack asks for an end; then end what it used, in order."""
+    request = kernel.shutdown_requested
+    try:
+        with anyio.CancelScope() as scope, request.calling(scope.cancel), owned_by("program"):
+            code = await program(kernel, **args)
+            await _leave_exit_code(kernel, code or 0)
+        reason = request.reason
+    except Exception:
+        kernel.log(traceback.format_exc())
+        reason = SHUTDOWN_crash
+    await kernel.close_devices()
+    return reason
+
+
+async def _leave_exit_code(kernel: Kernel, code: int) -> None:
+    """Tell the toolstack, if the store still works and lets us."""
+    try:
+        with anyio.move_on_after(EXIT_CODE_SECONDS):
+            await kernel.store.write(EXIT_CODE_PATH, str(code))
+    except (StoreError, StoreConnectionBroken) as error:
+        kernel.log(f"exit code {code}: {error}")

@@ -1,0 +1,307 @@
+"""One end of a split device: reads the peer's state, steps the table, calls the driver, writes its own state.
+
+One task runs a device (`run`). Everything else (the peer's watch, `close`, `reopen`, `fail`, the bus) only
+leaves a note and wakes that task. The note of a watch is one bit: however often a peer rewrites its state,
+the task reads it once a turn (XSA-349). A state is changed as Linux does it, by a transaction that reads the
+state node and then writes it, so that a node which the toolstack has removed does not come back, and its wish
+to detach is not overwritten.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import anyio
+
+from kernel.ledger import owned_by
+from kernel.parking import Broadcast, Latch
+from kernel.xenbus.drivers import (
+    ClosedByPeer,
+    ClosedByUs,
+    DeviceClosed,
+    DeviceFailed,
+    DeviceRemoved,
+    Keys,
+    PeerGone,
+)
+from kernel.xenbus.folder import is_gone, read_folder, write_error
+from kernel.xenbus.states import BadPeerState, Side, XenbusState, parse_state
+from kernel.xenbus.table import PEER_EVENTS, REOPENS_AT, Action, Event, step
+from kernel.xenstore.errors import StoreConnectionBroken, StoreError
+
+if TYPE_CHECKING:
+    from kernel.kernel import Kernel
+    from kernel.xenstore.transaction import Transaction
+
+TAKE_DOWN_SECONDS: Final = 1.0
+"""How long a driver may take to give back what it holds when its kernel ends."""
+
+_ENDS: Final = (XenbusState.Closing, XenbusState.Closed, XenbusState.Unknown)
+_REASONS: Final[dict[Event, type[DeviceClosed]]] = {
+    Event.CLOSE: ClosedByUs,
+    Event.PEER_GONE: PeerGone,
+    Event.REMOVED: DeviceRemoved,
+    Event.OFFLINE: DeviceRemoved,
+    Event.FAIL: DeviceFailed,
+}
+
+
+class ToolstackCloses(Exception):
+    """The own state node says Closing, and it was not us: the toolstack detaches the device."""
+
+
+class Device(ABC):
+    """The shell of one end of a device.
+
+    path: the own folder in XenStore. keys: what was in it when the driver started. own, peer: the states last
+    written and last read. closed: why the device is not connected any more (None before, and once it is begun
+    again).
+    """
+
+    side: ClassVar[Side]
+
+    def __init__(self, kernel: Kernel, path: str, peer_keys: Sequence[str] | None) -> None:
+        self.kernel = kernel
+        self.path = path
+        self.keys: Keys = {}
+        self.peer_path = ""
+        self.peer_domid = -1
+        self.own = XenbusState.Unknown
+        self.peer = XenbusState.Unknown
+        self.closed: DeviceClosed | None = None
+        self._peer_keys = peer_keys
+        self._wanted = True
+        self._again = False
+        self._engaged = False
+        self._notes: deque[tuple[Event, Exception | None]] = deque()
+        self._woken = Latch()
+        self._changed = Broadcast()
+
+    def close(self) -> None:
+        """Close the device from this end; `wait_closed` waits for the peer to agree."""
+        self._note(Event.CLOSE)
+
+    def reopen(self) -> None:
+        """Begin a closed device anew, as soon as the peer has closed, too."""
+        self._note(Event.REOPEN)
+
+    def fail(self, error: Exception) -> None:
+        """The driver cannot go on: report `error` and close."""
+        self._note(Event.FAIL, error)
+
+    def removed(self) -> None:
+        """The own folder has vanished (the bus tells)."""
+        self._note(Event.REMOVED)
+
+    async def wait_connected(self) -> None:
+        """Return when the device is connected. Raises DeviceClosed when it has ended instead."""
+        while self.own is not XenbusState.Connected:
+            if self.closed is not None and not self._again:
+                raise self.closed
+            await self._changed.wait()
+
+    async def wait_closed(self) -> DeviceClosed:
+        """Return why the device was closed, once both the driver and the store know of it."""
+        while self.closed is None or self.own not in (XenbusState.Closed, XenbusState.Unknown):
+            await self._changed.wait()
+        return self.closed
+
+    async def run(self) -> None:
+        """Run the device until its folder is gone. Errors stay inside: they close the device and are
+        reported.
+        """
+        self.kernel.devices[self] = None
+        try:
+            with owned_by(self.path):
+                await self._run()
+        except Exception as error:
+            await self._report(error)
+            self.closed = self.closed or DeviceFailed(self.path, error)
+        finally:
+            self.own = XenbusState.Unknown
+            self.closed = self.closed or ClosedByUs(self.path)
+            with anyio.move_on_after(TAKE_DOWN_SECONDS, shield=True):
+                await self._take_down()
+            self.kernel.devices.pop(self, None)
+            self._changed.announce()
+
+    async def _run(self) -> None:
+        try:
+            self.keys = await read_folder(self.kernel.store, self.path)
+        except StoreError as error:
+            if not is_gone(error):
+                raise
+            self.closed = DeviceRemoved(self.path)
+            return
+        self.peer_path, self.peer_domid = self._find_peer(self.keys)
+        self.own = parse_state(f"{self.path}/state", self.keys.get("state", ""))
+        self._again = self.own is not XenbusState.Initialising  # a driver before us did not get to the end
+        self._make_driver()
+        await self._apply(Event.START)
+        async with self.kernel.store.watch(f"{self.peer_path}/state", self._woken.set):
+            while self.own is not XenbusState.Unknown:
+                await self._woken.wait()
+                await self._turn()
+
+    async def _turn(self) -> None:
+        """React to all notes, then to the peer's state until that changes nothing any more."""
+        while self._notes:
+            event, error = self._notes.popleft()
+            await self._apply(event, error)
+        if self.own is XenbusState.Unknown:
+            return
+        try:
+            self.peer = await self._read_peer_state()
+        except BadPeerState as error:
+            await self._apply(Event.FAIL, error)
+            return
+        if self.peer is XenbusState.Unknown and not await self._is_there():
+            await self._apply(Event.REMOVED)
+            return
+        while await self._settle():
+            pass
+
+    async def _settle(self) -> bool:
+        """React to the peer's state as last read. Whether that has led to a state from which to go on."""
+        before = self.own
+        await self._apply(self._due())
+        return self.own not in (before, XenbusState.Unknown)
+
+    def _due(self) -> Event:
+        """The event that the peer's state, as last read, amounts to."""
+        if self.own is XenbusState.Closed and self._wanted:
+            comes_back = self.side is Side.FRONTEND and self.peer is XenbusState.InitWait
+            if comes_back or (self._again and self.peer in REOPENS_AT[self.side]):
+                return Event.REOPEN
+        return PEER_EVENTS[self.peer]
+
+    async def _apply(self, event: Event, error: Exception | None = None) -> None:
+        """Step the table: the action, then the next state. What goes wrong on the way is an event, too."""
+        if event is Event.REOPEN and self._defer_reopening():
+            return
+        transition = step(self.side, self.own, event)
+        if transition.next in _ENDS:
+            self._note_end(event, error)
+        try:
+            await self._perform(transition.action, error)
+            await self._enter(transition.next, write=event is not Event.DETACH)
+        except ToolstackCloses:
+            await self._apply(Event.DETACH)
+        except StoreConnectionBroken:
+            raise
+        except StoreError as found:
+            if is_gone(found) and not await self._is_there():
+                await self._apply(Event.REMOVED)
+            else:
+                await self._fail(event, found)
+        except Exception as found:
+            await self._fail(event, found)
+
+    async def _fail(self, event: Event, error: Exception) -> None:
+        if event is Event.FAIL:
+            raise error
+        await self._apply(Event.FAIL, error)
+
+    def _defer_reopening(self) -> bool:
+        """Whether REOPEN has to wait for the peer; `_due` raises it again when the peer is ready."""
+        self._again = self._wanted = True
+        return self.own is not XenbusState.Closed or self.peer not in REOPENS_AT[self.side]
+
+    def _note_end(self, event: Event, error: Exception | None) -> None:
+        if self.closed is None and self.own is not XenbusState.Closed:
+            self.closed = _REASONS.get(event, ClosedByPeer)(self.path, error)
+        if event in (Event.CLOSE, Event.FAIL):
+            self._wanted = self._again = False
+
+    async def _perform(self, action: Action, error: Exception | None) -> None:
+        match action:
+            case Action.CLOSE | Action.REMOVE:
+                await self._take_down()
+            case Action.REPORT if error is not None:
+                await self._report(error)
+            case Action.NONE | Action.REPORT:
+                pass
+            case _:
+                await self._drive(action)
+
+    async def _enter(self, state: XenbusState, *, write: bool) -> None:
+        if state is self.own:
+            return
+        if write and state is not XenbusState.Unknown:
+            await self._write_state(state)
+        self.own = state
+        if state not in _ENDS:
+            self.closed, self._again = None, False
+        self._changed.announce()
+
+    async def _write_state(self, state: XenbusState) -> None:
+        path = f"{self.path}/state"
+
+        async def switch(transaction: Transaction) -> None:
+            found = parse_state(path, await transaction.read(path))
+            if found is XenbusState.Closing and self.own not in _ENDS and state not in _ENDS:
+                raise ToolstackCloses
+            await transaction.write(path, str(int(state)))
+
+        await self.kernel.store.transact(switch)
+
+    async def _read_peer_state(self) -> XenbusState:
+        path = f"{self.peer_path}/state"
+        try:
+            return parse_state(path, await self.kernel.store.read(path))
+        except StoreError as error:
+            if is_gone(error):
+                return XenbusState.Unknown
+            raise
+
+    async def _read_peer_keys(self) -> Keys:
+        return await read_folder(self.kernel.store, self.peer_path, self._peer_keys)
+
+    async def _is_there(self) -> bool:
+        """Whether the own folder still is."""
+        try:
+            await self.kernel.store.read(f"{self.path}/state")
+        except StoreError as error:
+            return not is_gone(error)
+        return True
+
+    async def _take_down(self) -> None:
+        """Let the driver give back what it took, if it took anything; an error of it is reported, no more."""
+        if not self._engaged:
+            return
+        self._engaged = False
+        try:
+            await self._disengage()
+        except Exception as error:
+            await self._report(error)
+
+    async def _report(self, error: Exception) -> None:
+        self.kernel.log(f"xenbus: {self.path}: {error}")
+        try:
+            await write_error(self.kernel.store, self.path, error)
+        except StoreConnectionBroken:
+            return
+
+    def _note(self, event: Event, error: Exception | None = None) -> None:
+        if (event, error) not in self._notes:
+            self._notes.append((event, error))
+        self._woken.set()
+
+    @abstractmethod
+    def _find_peer(self, keys: Keys) -> tuple[str, int]:
+        """The peer's folder and domain, as the toolstack wrote them into the own folder."""
+
+    @abstractmethod
+    def _make_driver(self) -> None:
+        """Make the driver; its factory may look at `keys`."""
+
+    @abstractmethod
+    async def _drive(self, action: Action) -> None:
+        """The actions of this side that call its driver to go forward."""
+
+    @abstractmethod
+    async def _disengage(self) -> None:
+        """Tell the driver that its connection has ended."""
