@@ -26,7 +26,6 @@ from hypervisor.grant_batch import STATUS
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
     from hypervisor.grant_pin import Pin
-    from hypervisor.grant_table import GrantTable
 
 _REFERENCE_MASK: Final = 0xFFFF_FFFF  # a reference is the low half of the union that holds a frame number
 
@@ -49,49 +48,38 @@ def copy(  # noqa: PLR0917  # the fields of gnttab_copy, in their order
     to_grant = flags & GNTCOPY_dest_gref
     if not (from_grant or source_domid == DOMID_SELF) or not (to_grant or dest_domid == DOMID_SELF):
         return STATUS[GNTST_permission_denied]
-    domains = caller.machine.domains
-    source = caller if source_domid == DOMID_SELF else domains.get(source_domid)
-    dest = caller if dest_domid == DOMID_SELF else domains.get(dest_domid)
+    machine = caller.machine
+    source = caller if source_domid == DOMID_SELF else machine.domains.get(source_domid)
+    dest = caller if dest_domid == DOMID_SELF else machine.domains.get(dest_domid)
     if source is None or dest is None:
         return STATUS[GNTST_bad_domain]
+    # One of the two names of each side means something: the reference of a grant, or a frame number.
+    source_grant = source_frame & _REFERENCE_MASK
+    dest_grant = dest_frame & _REFERENCE_MASK
+    user = caller.domid
+    source_pin: Pin | None = None
+    dest_pin: Pin | None = None
     try:
-        with (
-            _Side(source.grants, source_frame, caller.domid, from_grant, readonly=True) as from_mfn,
-            _Side(dest.grants, dest_frame, caller.domid, to_grant, readonly=False) as to_mfn,
-        ):
-            if max(source_offset, dest_offset) + length > PAGE_SIZE:
-                return STATUS[GNTST_bad_copy_arg]
-            view = caller.machine.frames.view
-            data = view(from_mfn)[source_offset : source_offset + length]
-            view(to_mfn)[dest_offset : dest_offset + length] = data
+        source_pin = source.grants.pin(source_grant, user, readonly=True) if from_grant else None
+        source_mfn = source_pin.mfn if source_pin else source.grants.own_frame(source_frame)
+        dest_pin = dest.grants.pin(dest_grant, user, readonly=False) if to_grant else None
+        dest_mfn = dest_pin.mfn if dest_pin else dest.grants.own_frame(dest_frame)
+        source_end = source_offset + length
+        dest_end = dest_offset + length
+        if source_end > PAGE_SIZE or dest_end > PAGE_SIZE:
+            return STATUS[GNTST_bad_copy_arg]
+        view = machine.frames.view
+        view(dest_mfn)[dest_offset:dest_end] = view(source_mfn)[source_offset:source_end]
     except BadGrantReference as refusal:
         return STATUS[refusal.status]
     except BadGpfn:
         return STATUS[GNTST_bad_page]
-    caller.counters.grant_copies += 1
-    caller.counters.bytes_copied += length
+    finally:
+        if source_pin:
+            source.grants.unpin(source_grant, source_pin, readonly=True)
+        if dest_pin:
+            dest.grants.unpin(dest_grant, dest_pin, readonly=False)
+    counters = caller.counters
+    counters.grant_copies += 1
+    counters.bytes_copied += length
     return STATUS[GNTST_okay]
-
-
-class _Side:
-    """One side of a running copy: a pinned grant, or a frame of the caller's own. Enters as machine frame."""
-
-    __slots__ = ("frame", "granted", "pin", "readonly", "table", "user")
-
-    def __init__(self, table: GrantTable, frame: int, user: int, granted: int, *, readonly: bool) -> None:
-        self.table = table
-        self.frame = frame & _REFERENCE_MASK if granted else frame
-        self.user = user
-        self.granted = granted
-        self.readonly = readonly
-        self.pin: Pin | None = None
-
-    def __enter__(self) -> int:
-        if not self.granted:
-            return self.table.own_frame(self.frame)
-        self.pin = self.table.pin(self.frame, self.user, readonly=self.readonly)
-        return self.pin.mfn
-
-    def __exit__(self, *_: object) -> None:
-        if self.pin is not None:
-            self.table.unpin(self.frame, self.pin, readonly=self.readonly)

@@ -43,20 +43,19 @@ _KIND_MASK: Final = GTF_type_mask | GTF_sub_page
 
 
 class GrantEntries:
-    """The shared entries of domain `domid`. `frames`: its shared frames in order, each as 1024 u32 words."""
+    """The `count` shared entries of domain `domid`; `frames`: its shared frames in order, as u32 words."""
 
-    __slots__ = ("domid", "frames")
+    __slots__ = ("count", "domid", "frames")
 
     def __init__(self, domid: int) -> None:
         self.domid = domid
+        self.count = 0
         self.frames: list[memoryview] = []
 
     def add_frame(self, page: memoryview) -> None:
         """Append a zeroed shared frame, given as its 4096 bytes."""
         self.frames.append(page.cast("I"))
-
-    def __len__(self) -> int:
-        return len(self.frames) << _FRAME_SHIFT
+        self.count += ENTRIES_PER_FRAME
 
     def claim(self, reference: int, domid: int, *, readonly: bool, pinned: bool) -> None:
         """Mark the grant as in use by `domid`: set GTF_reading, and GTF_writing unless `readonly`.
@@ -111,10 +110,9 @@ class GrantEntries:
 
     def check(self, reference: int) -> None:
         """BadGrantReference (GNTST_bad_gntref) unless there is such an entry."""
-        if reference >= len(self):
-            raise BadGrantReference(
-                self.domid, reference, f"the table has {len(self)} entries", status=GNTST_bad_gntref
-            )
+        if reference >= self.count:
+            why = f"the table has {self.count} entries"
+            raise BadGrantReference(self.domid, reference, why, status=GNTST_bad_gntref)
 
     def _refuse(self, reference: int, why: str) -> NoReturn:
         raise BadGrantReference(self.domid, reference, why, status=GNTST_general_error)

@@ -196,7 +196,5 @@ class GrantTable:
         return self.maptrack.emptied
 
     def audit(self) -> list[str]:
-        """Recount from first principles: what of the pins, in-use bits, maptrack and frame references does
-        not agree.
-        """
+        """Recount pins and mappings from first principles: what does not agree."""
         return audit(self)

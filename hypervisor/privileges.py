@@ -122,6 +122,7 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             grant_table.GNTTABOP_map_grant_ref,
             grant_table.GNTTABOP_unmap_grant_ref,
             grant_table.GNTTABOP_copy,
+            grant_table.GNTTABOP_swap_grant_ref,
             grant_table.GNTTABOP_set_version,
         )
         | _each(
