@@ -190,6 +190,7 @@ class Domain:
             self.life = next_life(self.domid, self.life, LifeEvent.RELINQUISHED)
             self.machine.raise_global_virq(VIRQ_DOM_EXC)
             self._drained()
+            self.machine.bury()
         return done
 
     def _cancel_timers(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from typing import Final
 
 PAGE_SHIFT: Final = 12
@@ -27,7 +28,7 @@ class Extent:
         self.fd = os.memfd_create("domzero", os.MFD_CLOEXEC)
         try:
             os.ftruncate(self.fd, count * PAGE_SIZE)
-            self.map = mmap.mmap(self.fd, count * PAGE_SIZE)
+            self.map = _map(self.fd, count * PAGE_SIZE)
         except (OSError, ValueError):
             os.close(self.fd)
             raise
@@ -50,3 +51,9 @@ class Extent:
         again.
         """
         os.close(self.fd)
+
+
+def _map(fd: int, length: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, length, trackfd=False)  # elsewhere it keeps a duplicate of the descriptor
+    return mmap.mmap(fd, length)

@@ -1,13 +1,8 @@
-"""The memory of an auto-translated guest: its physmap, and every access that the hypervisor makes on its
-behalf.
+"""The memory of an auto-translated guest: its physmap, and the accesses that the hypervisor makes by it.
 
 RAM is kept as runs of consecutive frames (one run for a guest that was built in one piece); pages that
 are not the guest's own RAM (grants, foreign mappings, shared_info, grant frames) singly. Guest handles
-are guest-physical addresses. Nothing here trusts an address: what is not wholly mapped, or not writable
-where that is needed, is a GuestFault, and then nothing was written.
-
-A PV guest will have another implementation, which walks its page tables; handlers use read, write and
-what is built on them.
+are guest-physical addresses, of which nothing is believed.
 """
 
 from __future__ import annotations
@@ -15,20 +10,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from enum import Enum
-from struct import Struct as Codec
-from typing import Final, TypeVar
+from typing import Final
 
-from hypervisor.abi.layout import Struct
 from hypervisor.errors import BadGpfn, GuestFault
 from hypervisor.extent import PAGE_SHIFT, PAGE_SIZE
 from hypervisor.frames import FrameTable
+from hypervisor.guest_access import GuestAccess, S
 
 GPFN_LIMIT: Final = 1 << 32  # 44-bit guest-physical addresses
 PAGE_MASK: Final = PAGE_SIZE - 1
-
-S = TypeVar("S", bound=Struct)
-
-_U8, _U16, _U32, _U64 = Codec("<B"), Codec("<H"), Codec("<I"), Codec("<Q")
 
 
 class PageKind(Enum):
@@ -70,7 +60,7 @@ class MappedPage:
 _NO_RUN = RamRun(0, 0, 0, memoryview(b""))
 
 
-class GuestMemory:
+class GuestMemory(GuestAccess):
     """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken
     before may be stale.
     """
@@ -88,7 +78,6 @@ class GuestMemory:
     # Access
 
     def read(self, address: int, size: int) -> bytes:
-        """A copy of `size` bytes. GuestFault if any of them is not mapped."""
         run = self._recent
         if run.start <= address and address + size <= run.end:
             offset = address - run.start
@@ -96,9 +85,6 @@ class GuestMemory:
         return b"".join(self._pieces(address, size, writable=False))
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy `data` to the guest. GuestFault, and nothing written, if any byte of it is not mapped and
-        writable.
-        """
         run = self._recent
         size = len(data)
         if run.start <= address and address + size <= run.end:
@@ -111,18 +97,11 @@ class GuestMemory:
             done += len(piece)
 
     def check_writable(self, address: int, size: int) -> None:
-        """GuestFault unless `size` bytes may be written: to be asked before something is changed whose
-        result goes there.
-        """
         run = self._recent
         if not (run.start <= address and address + size <= run.end):
             self._pieces(address, size, writable=True)
 
     def contiguous(self, address: int, size: int) -> memoryview:
-        """As many of `size` bytes as lie together, at least one, as a writable view. GuestFault if the first
-        is not mapped and writable. The view is good until `version` changes; what is read from it is to be
-        fetched once.
-        """
         run = self._recent
         if run.start <= address < run.end:
             offset = address - run.start
@@ -133,36 +112,10 @@ class GuestMemory:
         return view[offset : offset + size]
 
     def read_struct(self, cls: type[S], address: int) -> S:
-        """A copy of the `cls` at `address`; every field is fetched once."""
         run = self._recent
         if run.start <= address and address + cls.size <= run.end:
             return cls.unpack(run.view, address - run.start)
         return cls.unpack(self.read(address, cls.size))
-
-    def write_struct(self, address: int, value: Struct) -> None:
-        """Copy `value` to `address`."""
-        self.write(address, value.pack())
-
-    def read_u16(self, address: int) -> int:
-        value: int = _U16.unpack(self.read(address, 2))[0]
-        return value
-
-    def read_u32(self, address: int) -> int:
-        value: int = _U32.unpack(self.read(address, 4))[0]
-        return value
-
-    def read_u64(self, address: int) -> int:
-        value: int = _U64.unpack(self.read(address, 8))[0]
-        return value
-
-    def write_u16(self, address: int, value: int) -> None:
-        self.write(address, _U16.pack(value & 0xFFFF))
-
-    def write_u32(self, address: int, value: int) -> None:
-        self.write(address, _U32.pack(value & 0xFFFF_FFFF))
-
-    def write_u64(self, address: int, value: int) -> None:
-        self.write(address, _U64.pack(value & 0xFFFF_FFFF_FFFF_FFFF))
 
     def _pieces(self, address: int, size: int, *, writable: bool) -> list[memoryview]:
         """The bytes as views, one for each run or page that they lie in; all of them are looked up before

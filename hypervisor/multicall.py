@@ -105,7 +105,7 @@ def _run_split(dispatch: Dispatch, caller: Vcpu, address: int) -> bool:
 
 
 def _report(memory: GuestMemory, address: int, result: int | Continuation) -> bool:
-    """Write the result into the entry at `address`, or what is still to be done of it; whether it is finished."""
+    """Write the result, or what is still to be done, into the entry at `address`; whether it is finished."""
     if isinstance(result, Continuation):
         args = (*result.args, 0, 0, 0, 0, 0, 0)[:6]
         memory.write(address, _rewritten.pack(result.number, 0, *args))
