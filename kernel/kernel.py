@@ -7,7 +7,7 @@ grant table, the timer, devices.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -53,7 +53,7 @@ class Kernel:
     store_ring: the page and port of the store connection. A kernel that finds none (the initial domain) makes
     them itself, for a daemon in its own domain to bind to. console_ring: those of the console, None if the
     toolstack gave none. devices: the split devices that run now. tasks: for whatever shall run until the
-    kernel ends.
+    kernel ends. reports: what drivers have counted, by device; asked for when the program has ended.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -65,6 +65,7 @@ class Kernel:
         self.devices: dict[Device, None] = {}
         self.shutdown_requested = ShutdownRequest()
         self.leaks: list[Leak] = []
+        self.reports: dict[str, Callable[[], str]] = {}
         self.tasks: TaskGroup
         self._log = HypervisorConsole(self.hypercalls)
         store, self.console_ring = self._find_rings()

@@ -18,7 +18,11 @@ Program = Callable[..., Awaitable[int | None]]
 """`async def main(kernel, **args)`; returns the exit code, None for 0."""
 
 EXIT_CODE_PATH: Final = "data/exit-code"
-EXIT_CODE_SECONDS: Final = 1.0
+REPORT_FOLDER: Final = "data/report"
+"""Where the reports of a kernel's drivers are left for the toolstack, a node each."""
+
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long the store may take to hear of the end."""
 
 
 async def run_program(platform: Platform, program: Program, args: Mapping[str, Any] | None = None) -> int:
@@ -26,7 +30,8 @@ async def run_program(platform: Platform, program: Program, args: Mapping[str, A
     returns the reason.
 
     The reason is SHUTDOWN_crash if the program, or a task that it started, raised: the traceback goes to the
-    hypervisor's console. The exit code of a program that returned is left in data/exit-code.
+    hypervisor's console. The exit code of a program that returned is left in data/exit-code, and what its
+    drivers have counted in data/report.
     """
     kernel: Kernel | None = None
     try:
@@ -48,19 +53,21 @@ async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) ->
     try:
         with anyio.CancelScope() as scope, request.calling(scope.cancel), owned_by("program"):
             code = await program(kernel, **args)
-            await _leave_exit_code(kernel, code or 0)
+            await _tell_the_store(kernel, {EXIT_CODE_PATH: str(code or 0)})
         reason = request.reason
     except Exception:
         kernel.log(traceback.format_exc())
         reason = SHUTDOWN_crash
     await kernel.close_devices()
+    reports = {f"{REPORT_FOLDER}/{name}": report() for name, report in kernel.reports.items()}
+    await _tell_the_store(kernel, reports)
     return reason
 
 
-async def _leave_exit_code(kernel: Kernel, code: int) -> None:
-    """Tell the toolstack, if the store still works and lets us."""
+async def _tell_the_store(kernel: Kernel, values: Mapping[str, str]) -> None:
+    """Leave something for the toolstack, if the store still works and lets us."""
     try:
-        with anyio.move_on_after(EXIT_CODE_SECONDS):
-            await kernel.store.write(EXIT_CODE_PATH, str(code))
+        with anyio.move_on_after(LAST_WORDS_SECONDS):
+            await kernel.store.write_many(values)
     except (StoreError, StoreConnectionBroken) as error:
-        kernel.log(f"exit code {code}: {error}")
+        kernel.log(f"{', '.join(values)}: {error}")
