@@ -40,6 +40,10 @@ CLOSE_SECONDS: Final = 5.0
 """How long the peers of all devices together may take to close, when this domain shuts down."""
 
 
+LEAK_PREFIX: Final = "leaked: "
+"""How a line on the hypervisor's console begins that names a grant which was not ended."""
+
+
 class Ring(NamedTuple):
     """A page shared with a daemon, and the port that notifies it: the store's or the console's."""
 
@@ -123,7 +127,7 @@ class Kernel:
         """Name every grant that has not been ended, on the hypervisor's console and in `leaks`."""
         self.leaks = self.grants.leaks()
         for leak in self.leaks:
-            self.log(f"leaked: {leak}")
+            self.log(f"{LEAK_PREFIX}{leak}")
         return self.leaks
 
     def log(self, text: str) -> None:
