@@ -110,6 +110,9 @@ class RunReport(Section):
     ok: bool
     domains: list[DomainReport]
     expectations: list[ExpectationResult]
+    problems: list[str] = Field(
+        default_factory=list, description="what kept the run from its end, if anything"
+    )
     faults: list[str] = Field(
         default_factory=list, description="exceptions that the core contained, by domain"
     )

@@ -17,6 +17,7 @@ def _parts(report: RunReport) -> list[RenderableType]:
     if any(domain.devices for domain in report.domains):
         parts += [Text(), _devices(report.domains)]
     parts += [Text(f"\n{line}", style="red") for domain in report.domains for line in _trouble(domain)]
+    parts += [Text(f"\nproblem: {problem}", style="red") for problem in report.problems]
     parts += [Text(f"\nfault contained: {fault}", style="red") for fault in report.faults]
     if report.expectations:
         parts += [Text(), _expectations(report)]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
+from pydantic import BaseModel
 
 from backends.params import params_of
-from backends.registry import load_backend
 from dom0.toolstack.builder import CONSOLE_GFN, STORE_GFN, BuiltDomain, build_domain
 from dom0.toolstack.devices import Devices
 from dom0.toolstack.endings import Endings
@@ -31,17 +31,16 @@ CONSOLE_LOG_LIMIT_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class DiskConfig:
-    """A disk to attach: its name in the guest, and the backend with its settings."""
+    """A disk to attach: its name in the guest, its backend by name, and the backend's checked settings."""
 
     vdev: str
     backend: str
-    config: Mapping[str, Any]
+    config: BaseModel
     mode: str = "w"
 
     def keys(self) -> dict[str, str]:
         """The backend's part of the device's nodes."""
-        model = load_backend(self.backend).Config.model_validate(dict(self.config))
-        return {"params": params_of(model), "type": self.backend}
+        return {"params": params_of(self.config), "type": self.backend}
 
 
 @dataclass(frozen=True, slots=True)

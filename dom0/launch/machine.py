@@ -1,0 +1,27 @@
+"""Makes a machine with dom0 in it, whose program is given by whoever launches it."""
+
+from hypervisor.domain import Domain, Traits
+from hypervisor.host import Host
+from hypervisor.machine import Machine
+from kernel.platform import PAGE_SHIFT
+
+DOM0_MAX_GRANT_FRAMES = 64
+
+
+def build_machine(host: Host, memory_bytes: int, dom0_bytes: int) -> tuple[Machine, Domain]:
+    """A machine and its dom0, which has one vCPU and `dom0_bytes` of RAM and is paused.
+
+    Real dom0s are built by the hypervisor, since there is nobody else yet; so is this one.
+
+    Raises:
+        XenError: the machine is smaller than its dom0.
+    """
+    machine = Machine(host, memory_bytes)
+    pages = dom0_bytes >> PAGE_SHIFT
+    dom0 = machine.create_domain(Traits(), domid=0, privileged=True, max_pages=pages)
+    dom0.add_vcpus()
+    gpfn = 0
+    for run in dom0.reservation.allocate(pages):
+        dom0.memory.add_ram(gpfn, run.mfn, run.count)
+        gpfn += run.count
+    return machine, dom0
