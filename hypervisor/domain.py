@@ -11,6 +11,7 @@ from hypervisor.console_io import ConsoleAllowance
 from hypervisor.counters import Counters
 from hypervisor.errors import InvalidArgument, XenError
 from hypervisor.event_channels import EventChannels
+from hypervisor.extent import PAGE_SIZE
 from hypervisor.grant_table import GrantTable
 from hypervisor.guest_memory import GuestMemory
 from hypervisor.lifecycle import Life, LifeEvent, Status, next_life
@@ -192,6 +193,15 @@ class Domain:
             self._drained()
             self.machine.bury()
         return done
+
+    def let_go(self) -> None:
+        """It is gone: drop the views of its memory, so that this goes with its extents and waits for no garbage
+        collection. Whatever is still written by them goes nowhere.
+        """
+        self.shared_info = memoryview(bytearray(PAGE_SIZE))
+        for vcpu in self.vcpus:
+            vcpu.place_info(memoryview(bytearray(VCPU_INFO_SIZE)), None)
+        self.grants.let_go()
 
     def _cancel_timers(self) -> None:
         self.watchdogs.cancel_all()

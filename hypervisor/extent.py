@@ -29,7 +29,7 @@ class Extent:
         try:
             os.ftruncate(self.fd, count * PAGE_SIZE)
             self.map = _map(self.fd, count * PAGE_SIZE)
-        except (OSError, ValueError):
+        except Exception:
             os.close(self.fd)
             raise
         self.view = memoryview(self.map)

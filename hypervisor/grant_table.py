@@ -195,6 +195,10 @@ class GrantTable:
                 mapping.granter.unpin(mapping.reference, mapping.pin, readonly=mapping.readonly)
         return self.maptrack.emptied
 
+    def let_go(self) -> None:
+        """The domain is gone: drop the views of its shared frames, so that their memory goes with it."""
+        self.entries.frames.clear()
+
     def audit(self) -> list[str]:
         """Recount pins and mappings from first principles: what does not agree."""
         return audit(self)

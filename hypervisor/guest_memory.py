@@ -279,15 +279,15 @@ class GuestMemory(GuestAccess):
 
     # Teardown
 
-    def forget_ram(self) -> None:
-        """Unmap all RAM; the frames are the reservation's to give up."""
-        self._starts.clear()
-        self._runs.clear()
-        self._recent = _NO_RUN
-        self.version += 1
-
     def relinquish(self, budget: int) -> bool:
-        """Unmap at most `budget` pages that are not ordinary RAM; True when none is left."""
+        """Unmap all RAM, whose frames are the reservation's to give up, and at most `budget` other pages; True
+        when nothing is mapped any more.
+        """
+        if self._runs:
+            self._starts.clear()
+            self._runs.clear()
+            self._recent = _NO_RUN
+            self.version += 1
         while self._pages and budget > 0:
             self.unmap_foreign(next(iter(self._pages)))
             budget -= 1

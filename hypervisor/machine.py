@@ -120,6 +120,7 @@ class Machine:
                 domain.life = next_life(domain.domid, domain.life, LifeEvent.UNREFERENCED)
                 del self.domains[domain.domid]
                 domain.reservation.close()
+                domain.let_go()
                 self.raise_global_virq(VIRQ_DOM_EXC)
 
     def audit(self) -> list[str]:
