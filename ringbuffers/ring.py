@@ -9,18 +9,18 @@ The order of work, the same at both ends:
 
     put, put_many, put_run      fill slots that the peer does not look at yet
     publish                     show them to the peer; True: the caller must notify it
-    take, take_many, take_run   copy out what the peer published; a slot is copied once and never looked at
-    again
+    take, take_many, take_run   copy out what the peer published; nobody looks at a slot a second time
     rearm                       before sleeping: ask for a notification and look again; True: do not sleep
 
 Batches. `take_run` returns all slots at hand as one private `bytes`, slot after slot, and `put_run` stores
-such bytes; a `struct.Struct` of the slot's size walks them with `iter_unpack`, at a tenth of the price of
-taking slots one by one:
+such bytes, whose slots a `struct.Struct` walks with `iter_unpack`: a fraction of the price of single slots.
 
-    for id, operation, status in blkif.unpack_response_run(ring.take_run()): ...
+    for id, operation, status in blkif_runs.unpack_response_run(front.take_run()): ...
 
 After a `PeerViolation` nothing was taken, and every further take raises it again while the index stays wrong.
 The owner closes the ring, once.
+
+An end belongs to one thread. Before the pages are unmapped or freed, the owner detaches it.
 """
 
 from collections.abc import Sequence

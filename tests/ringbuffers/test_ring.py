@@ -283,9 +283,11 @@ def test_a_detached_ring_lets_its_pages_go_and_never_touches_them() -> None:
         front.publish()
         back.take()
         front.put(slot(1))
+        held = front._memory, back._memory, front._words, list(front._slot_views)  # as by a traceback
         for ring in (front, back):
             ring.detach()
     mapping.close()
+    assert held
     for use in (front.publish, front.rearm, front.take_run, front.take, back.take_many, back.rearm):
         with pytest.raises(RingMisuse, match="detached"):
             use()

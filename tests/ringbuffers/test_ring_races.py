@@ -139,8 +139,7 @@ def serve(back: BackRing, to_back: Bell, to_front: Bell) -> None:
 
 
 def use(front: FrontRing, to_back: Bell, to_front: Bell) -> None:
-    """The frontend: asks in small batches, and sleeps whenever something is in flight and nothing has come.
-    """
+    """The frontend: asks in small batches; sleeps whenever something is in flight and nothing has come."""
     while front.taken < REQUESTS:
         first = front.put_total
         front.put_many([slot(first + i) for i in range(min(front.free, DEPTH, REQUESTS - first))])
