@@ -38,9 +38,7 @@ async def main(kernel: Kernel, args: Args) -> int:
             await target.write(sector, data)
         if target.can_flush:
             await target.flush()
-        copied = source.sectors * SECTOR_BYTES
-        console.write(
-            f"copied {copied} bytes from {args.source} to {args.target}, sha256 {digest.hexdigest()}\n"
-        )
+        copied = f"copied {source.sectors * SECTOR_BYTES} bytes from {args.source} to {args.target}"
+        console.write(f"{copied}, sha256 {digest.hexdigest()}\n")
         await console.drain()
     return 0

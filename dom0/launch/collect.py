@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from backends.block.backend import BlockBackend, ServedDisk
+from backends.block.bus import BlockBackends
+from backends.block.device import BlockBackend
 from dom0.launch.status import DomainStatus
 from dom0.report.model import (
     DeviceReport,
@@ -23,8 +24,8 @@ from hypervisor.domain import Domain
 class Ended:
     """How a domain ended.
 
-    outcome: a shutdown reason by name. exit_code: what its program returned. crash: the traceback, if it raised.
-    leaks: grants that it had not ended. frontends: what its drivers left in XenStore, by device.
+    outcome: a shutdown reason by name. exit_code: what its program returned. crash: the traceback, if it
+    raised. leaks: grants that it had not ended. frontends: what its drivers left in XenStore, by device.
     """
 
     outcome: str
@@ -39,11 +40,11 @@ def collect_domain(
     program: str,
     domain: Domain,
     ended: Ended,
-    blocks: BlockBackend | None = None,
+    blocks: BlockBackends | None = None,
 ) -> DomainReport:
     """A domain's part of the report, while the domain still exists."""
     counters = domain.counters
-    devices = blocks.disks_of(domain.domid) if blocks is not None else []
+    drivers = blocks.of(domain.domid) if blocks is not None else {}
     return DomainReport(
         name=name,
         domid=domain.domid,
@@ -63,29 +64,29 @@ def collect_domain(
             leaked=len(ended.leaks),
             leaks=list(ended.leaks),
         ),
-        devices=[_device(disk, ended.frontends) for disk in devices],
+        devices=[_device(devid, driver, ended.frontends) for devid, driver in drivers.items()],
     )
 
 
-def _device(disk: ServedDisk, frontends: Mapping[str, str]) -> DeviceReport:
+def _device(devid: int, driver: BlockBackend, frontends: Mapping[str, str]) -> DeviceReport:
     """Both ends of a disk: what the backend saw, and what the guest's kernel said of its own end."""
-    stats, ring = disk.stats, disk.ring_stats
+    stats = driver.stats
     report = DeviceReport(
-        name=disk.vdev,
+        name=driver.setup.dev,
         kind="vbd",
-        backend=disk.backend,
+        backend=driver.setup.type,
         requests=dict(stats.requests),
         errors=sum(stats.errors.values()),
         bytes_read=stats.bytes_read,
         bytes_written=stats.bytes_written,
         backend_ring=RingReport(
-            size=ring.size,
-            high_water=ring.high_water,
-            notifications_sent=ring.notifications_sent,
-            notifications_suppressed=ring.notifications_suppressed,
+            size=stats.ring_size,
+            high_water=stats.high_water,
+            notifications_sent=stats.notifications_sent,
+            notifications_suppressed=stats.notifications_suppressed,
         ),
     )
-    said = _parsed(frontends.get(f"vbd-{disk.devid}"))
+    said = _parsed(frontends.get(f"vbd-{devid}"))
     if said is not None:
         report.frontend = RingReport(
             size=said.ring_size,
@@ -113,9 +114,10 @@ def snapshot_domain(
     name: str,
     program: str,
     domain: Domain,
-    last_line: str,
+    last_line: str = "",
+    *,
     report: DomainReport | None = None,
-    blocks: BlockBackend | None = None,
+    blocks: BlockBackends | None = None,
 ) -> DomainStatus:
     """A row of the live table; `report` if the domain has ended."""
     if report is not None:
@@ -130,7 +132,7 @@ def snapshot_domain(
             bytes_moved=sum(device.bytes_read + device.bytes_written for device in report.devices),
             last_line=last_line,
         )
-    served = [disk.stats for disk in blocks.disks_of(domain.domid)] if blocks is not None else []
+    served = [driver.stats for driver in blocks.of(domain.domid).values()] if blocks is not None else []
     return DomainStatus(
         domid=domain.domid,
         name=name,

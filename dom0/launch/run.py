@@ -1,4 +1,4 @@
-"""Runs a scenario from the machine's start to its report. The runner is dom0's program: it uses dom0's services only."""
+"""Runs a scenario from the machine's start to its report. The runner is dom0's program."""
 
 import signal
 import time
@@ -170,7 +170,7 @@ class ScenarioRun:
     # Stopping
 
     async def _heed_signals(self, services: Services) -> None:
-        """The first interrupt asks the guests to shut down, the last one started first; the second ends them."""
+        """The first interrupt asks the guests to shut down, the youngest first; the second ends them."""
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with anyio.create_task_group() as tasks:
                 async for _ in signals:
@@ -222,11 +222,15 @@ class ScenarioRun:
         services = self._services
         if services is None:
             return []
-        rows = [snapshot_domain("Domain-0", "services", self._dom0, "", None)]
+        rows = [snapshot_domain("Domain-0", "services", self._dom0)]
         for domid, (guest, domain) in self._guests.items():
             report = self._reports.get(guest.name)
             line = services.consoles.last_line(domid)
-            rows.append(snapshot_domain(guest.name, guest.program, domain, line, report, services.blocks))
+            rows.append(
+                snapshot_domain(
+                    guest.name, guest.program, domain, line, report=report, blocks=services.blocks
+                )
+            )
         return rows
 
     # Reporting
