@@ -95,8 +95,7 @@ def test_a_response_to_a_request_not_published_is_a_violation(start: int) -> Non
 
 @pytest.mark.parametrize("start", STARTS, ids=hex)
 def test_requests_over_responses_not_yet_published_are_a_violation(start: int) -> None:
-    """RING_REQUEST_PROD_OVERFLOW counts from what the backend has put; the frontend cannot know of that yet.
-    """
+    """RING_REQUEST_PROD_OVERFLOW counts from what the backend put; the frontend cannot know of that yet."""
     _, back, words = busy_pair(start, SIZE, SIZE, 0, 0)
     back.put_run(run(0, 8))
     words[REQ_PROD] = wrap(start + SIZE + 1)
@@ -185,8 +184,7 @@ def test_a_backend_attaches_only_to_indices_that_can_be(requests: int, responses
 def test_no_header_brings_either_end_out_of_its_bounds(
     start: int, attacks: list[tuple[int, int, str]]
 ) -> None:
-    """Both ends go on working on a header that anybody scribbles on: nothing but PeerViolation, bounded work.
-    """
+    """Both ends work on while anybody scribbles on the header: nothing but PeerViolation, bounded work."""
     front, back, words = new_pair(start)
     for word, lie, step in attacks:
         words[word] = wrap(start + lie)
