@@ -1,0 +1,1 @@
+"""blkback: serves virtual block devices of other domains from stores (public/io/blkif.h)."""

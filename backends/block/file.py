@@ -1,0 +1,163 @@
+"""A block store in a raw image: a regular file, sparse where nothing was written, or a host's block device.
+
+The image is raw because its owner says so; its content, which the guest writes, is never looked at (XSA-258).
+A reader shares the image with readers, a writer with nobody: an advisory lock (flock) on the open file holds
+that against other processes and against other devices of this one.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
+
+from backends.block.geometry import SectorSize, sectors_of
+from backends.block.holes import can_punch, punch_hole
+from backends.contract import SECTOR_BYTES, BlockStore, Capabilities
+from backends.errors import BadStoreSize, ShortTransfer, StoreInUse, StoreUnavailable
+
+_IOV_MAX: Final = 1024  # buffers that preadv and pwritev take at once
+
+
+class FileStoreConfig(BaseModel):
+    """Settings of a raw image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Field(description="the image; a relative path starts at the scenario's output folder")
+    size: ByteSize | None = Field(
+        None, description="if the image is not there: make a sparse one of this size, such as 64MiB"
+    )
+    sector_size: SectorSize = SECTOR_BYTES
+
+    @field_validator("path")
+    @classmethod
+    def _from_folder(cls, path: Path, info: ValidationInfo) -> Path:
+        context: dict[str, Any] = info.context or {}
+        folder = context.get("folder")
+        return path if folder is None else Path(folder) / path
+
+
+class FileStore(BlockStore):
+    """Positional reads and writes on one open file."""
+
+    Config: ClassVar[type[BaseModel]] = FileStoreConfig
+
+    def __init__(self, config: FileStoreConfig, *, read_only: bool = False) -> None:
+        super().__init__(config, read_only=read_only)
+        self.path = config.path
+        self.sector_size = self.physical_sector_size = config.sector_size
+        self._create_bytes = config.size
+
+    def open(self) -> None:
+        """Opens and locks the image, which is made first if it is not there and the settings say how large.
+
+        Raises:
+            StoreUnavailable: the file cannot be opened, or is neither a regular file nor a block device.
+            StoreInUse: somebody else has it open in a way that excludes us.
+            BadStoreSize: the file's size is no disk's.
+        """
+        self._fd = self._open_image()
+        try:
+            self._lock()
+            self.sectors = sectors_of(self.path, self._size_bytes(), self.sector_size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        punches = (
+            not self.read_only and self._is_regular() and can_punch(self._fd, self.sectors * SECTOR_BYTES)
+        )
+        self.capabilities = Capabilities(
+            flush=not self.read_only, discard=punches, discard_granularity=max(4096, self.sector_size)
+        )
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """preadv(2) from the image. Raises ShortTransfer if it ends early, OSError."""
+        found = os.preadv(self._fd, buffers, offset) if len(buffers) <= _IOV_MAX else 0
+        if found != (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))):
+            self._piecewise(os.preadv, offset, buffers)
+
+    def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """pwritev(2) to the image. Raises ShortTransfer if no more goes in, OSError."""
+        found = os.pwritev(self._fd, buffers, offset) if len(buffers) <= _IOV_MAX else 0
+        if found != (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))):
+            self._piecewise(os.pwritev, offset, buffers)
+
+    def flush(self) -> None:
+        """fdatasync(2): when it returns, everything written is on the medium."""
+        os.fdatasync(self._fd)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Punches a hole."""
+        punch_hole(self._fd, offset, length)
+
+    def refresh(self) -> None:
+        """Looks at the file's size again. Raises BadStoreSize, and keeps the old size, if it is no disk's."""
+        self.sectors = sectors_of(self.path, self._size_bytes(), self.sector_size)
+
+    def close(self) -> None:
+        """Closes the file, and with it gives up the lock."""
+        os.close(self._fd)
+
+    def _open_image(self) -> int:
+        flags = os.O_CLOEXEC | (os.O_RDONLY if self.read_only else os.O_RDWR)
+        try:
+            fd = os.open(self.path, flags)
+        except FileNotFoundError as error:
+            if self._create_bytes is None:
+                raise StoreUnavailable(self.path, _reason(error)) from error
+            fd = self._create(int(self._create_bytes), flags)
+        except OSError as error:
+            raise StoreUnavailable(self.path, _reason(error)) from error
+        kind = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            os.close(fd)
+            raise StoreUnavailable(self.path, "neither a regular file nor a block device")
+        return fd
+
+    def _create(self, size_bytes: int, flags: int) -> int:
+        if size_bytes % self.sector_size or not size_bytes:
+            raise BadStoreSize(self.path, size_bytes, self.sector_size)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                os.ftruncate(fd, size_bytes)
+            finally:
+                os.close(fd)
+            return os.open(self.path, flags)
+        except OSError as error:
+            raise StoreUnavailable(self.path, _reason(error)) from error
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreInUse(self.path, writing=not self.read_only) from error
+        except OSError as error:
+            raise StoreUnavailable(self.path, f"it cannot be locked: {_reason(error)}") from error
+
+    def _is_regular(self) -> bool:
+        return stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def _size_bytes(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_END)
+
+    def _piecewise(self, transfer: Any, offset: int, buffers: Sequence[memoryview]) -> None:
+        """The whole transfer again, in as many calls as it takes: the quick one did not do it at once."""
+        expected = sum(map(len, buffers))
+        done = 0
+        for buffer in buffers:
+            start = 0
+            while start < len(buffer):
+                found = transfer(self._fd, (buffer[start:],), offset + done)
+                if not found:
+                    raise ShortTransfer(self.path, offset, expected, done)
+                start += found
+                done += found
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,277 @@
+"""Moving data to and from a disk: from calls to requests, and back from answers to results or errors."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from frontends.block.buffers import BufferPool, PageBuffer
+from frontends.block.errors import DiskMisuse, NotSupported, RequestFailed
+from frontends.block.keys import DiskKeys
+from frontends.block.queue import RequestQueue
+from frontends.block.stats import DiskStats
+from frontends.block.submissions import Description, OnePage, Pages, Slots, Submission
+from frontends.block.transfers import Packer, packed_discard, packed_flush, plan_transfer
+from kernel.parking import NewWaiter
+from kernel.xenbus.drivers import DeviceClosed
+from ringbuffers.protocols import blkif
+
+SECTOR_BYTES: Final = blkif.SECTOR_SIZE
+PAGE_SECTORS: Final = blkif.SECTORS_PER_PAGE
+PAGE_BYTES: Final = SECTOR_BYTES * PAGE_SECTORS
+_PIECE_SECTORS: Final = 256 * PAGE_SECTORS  # of a long transfer that are staged at once
+
+Memory = memoryview | bytearray | bytes
+
+
+class _Part(NamedTuple):
+    """At most a page of somebody's memory, and where on the disk it belongs."""
+
+    sector: int
+    view: memoryview
+
+
+class DiskData:
+    """The data path of one disk.
+
+    name: for errors. keys: what the backend says of the disk. stats: what was asked of it. lost: why the disk cannot be
+    used any more, if so.
+    """
+
+    name: str
+    keys: DiskKeys
+    stats: DiskStats
+    lost: DeviceClosed | None
+    _queue: RequestQueue
+    _pool: BufferPool
+    _new_waiter: NewWaiter[None]
+    _max_indirect: int
+
+    # Bytes in, bytes out
+
+    async def read(self, sector: int, count: int) -> bytes:
+        """The content of `count` sectors from `sector` on. Raises DiskMisuse, RequestFailed, DeviceClosed."""
+        self._check(sector, count)
+        if count > PAGE_SECTORS:
+            return b"".join([await self._read_piece(*piece) for piece in _pieces(sector, count)])
+        staged = [self._pool.stage_one() or (await self._pool.stage(1))[0]]
+        view = staged[0].view
+        await self._carry_out(
+            OnePage(blkif.BLKIF_OP_READ, sector, count, staged[0].gref, self._new_waiter()), staged
+        )
+        data = bytes(view[: count * SECTOR_BYTES])
+        self._pool.unstage(staged)
+        return data
+
+    async def write(self, sector: int, data: Memory, *, barrier: bool = False) -> None:
+        """Stores whole sectors from `sector` on. barrier: earlier writes are durable before this one, and this one is when
+        the call returns. Raises DiskMisuse, RequestFailed, DeviceClosed.
+        """
+        view = memoryview(data).cast("B")
+        count = self._whole_sectors(view)
+        self._check(sector, count)
+        operation = blkif.BLKIF_OP_WRITE_BARRIER if barrier else blkif.BLKIF_OP_WRITE
+        if count > PAGE_SECTORS:
+            for at, sectors in _pieces(sector, count):
+                start = (at - sector) * SECTOR_BYTES
+                await self._write_piece(operation, at, view[start : start + sectors * SECTOR_BYTES])
+            return
+        staged = [self._pool.stage_one() or (await self._pool.stage(1))[0]]
+        staged[0].view[: len(view)] = view
+        await self._carry_out(OnePage(operation, sector, count, staged[0].gref, self._new_waiter()), staged)
+        self._pool.unstage(staged)
+
+    # Pages of the disk
+
+    def buffers(self, count: int) -> list[PageBuffer]:
+        """Pages that the backend can reach, for the methods below; they are valid until the disk is closed.
+
+        Raises OutOfPages, OutOfGrants.
+        """
+        return self._pool.take(count)
+
+    def release(self, buffers: Iterable[PageBuffer]) -> None:
+        """Takes pages back that no request uses any more."""
+        self._pool.give(buffers)
+
+    async def read_into(self, sector: int, buffers: Sequence[PageBuffer]) -> None:
+        """Fills whole pages, one after the other, from `sector` on, without a copy."""
+        self._check(sector, len(buffers) * PAGE_SECTORS)
+        await self._move(blkif.BLKIF_OP_READ, sector, len(buffers) * PAGE_SECTORS, buffers)
+
+    async def write_from(self, sector: int, buffers: Sequence[PageBuffer]) -> None:
+        """Stores whole pages, one after the other, from `sector` on, without a copy."""
+        self._check(sector, len(buffers) * PAGE_SECTORS)
+        await self._move(blkif.BLKIF_OP_WRITE, sector, len(buffers) * PAGE_SECTORS, buffers)
+
+    # Many at once
+
+    async def read_many(self, items: Sequence[tuple[int, PageBuffer | memoryview | bytearray]]) -> None:
+        """Reads into each buffer from its sector on: into pages of the disk without a copy, into other memory with one.
+
+        Returns when all are filled. Raises DiskMisuse before anything is sent; RequestFailed for the first that was
+        refused; DeviceClosed.
+        """
+        await self._many(blkif.BLKIF_OP_READ, items)
+
+    async def write_many(self, items: Sequence[tuple[int, PageBuffer | Memory]]) -> None:
+        """Stores each buffer from its sector on; otherwise as `read_many`."""
+        await self._many(blkif.BLKIF_OP_WRITE, items)
+
+    # Commands
+
+    async def flush(self) -> None:
+        """Makes every write that has returned durable. Raises NotSupported if the disk cannot; RequestFailed."""
+        if self.keys.flush:
+            await self._command(blkif.BLKIF_OP_FLUSH_DISKCACHE, packed_flush(blkif.BLKIF_OP_FLUSH_DISKCACHE))
+        elif self.keys.barrier:
+            await self._command(blkif.BLKIF_OP_WRITE_BARRIER, packed_flush(blkif.BLKIF_OP_WRITE_BARRIER))
+        else:
+            raise NotSupported(self.name, blkif.BLKIF_OP_FLUSH_DISKCACHE)
+
+    async def discard(self, sector: int, count: int, *, secure: bool = False) -> None:
+        """Says that `count` sectors are not needed any more. Raises NotSupported if the disk cannot; RequestFailed."""
+        self._check(sector, count)
+        if not self.keys.discard:
+            raise NotSupported(self.name, blkif.BLKIF_OP_DISCARD, sector)
+        await self._command(blkif.BLKIF_OP_DISCARD, packed_discard(sector, count, secure=secure))
+
+    async def settled(self) -> None:
+        """Waits until every request has its answer, those of cancelled calls included."""
+        await self._queue.settled()
+
+    # How it is done
+
+    async def _carry_out(
+        self, submission: Submission, staged: Sequence[PageBuffer] = (), lent: Sequence[PageBuffer] = ()
+    ) -> None:
+        """Sends and waits. If that raises, pages that were staged or lent for it go back to the pool as soon as no request
+        uses them.
+        """
+        try:
+            if self.lost is not None:
+                submission.ended = True
+                raise type(self.lost)(self.lost.path, self.lost.cause)
+            self._queue.submit(submission)
+            await submission.waiter.wait()
+            if submission.failures:
+                raise self._failure(submission)
+        except BaseException:
+            if submission.ended:
+                self._give_back(staged, lent)
+            else:
+                submission.abandoned = lambda: self._give_back(staged, lent)
+            raise
+
+    def _give_back(self, staged: Sequence[PageBuffer], lent: Sequence[PageBuffer]) -> None:
+        self._pool.unstage(staged)
+        self._pool.give(lent)
+
+    async def _read_piece(self, sector: int, count: int) -> bytes:
+        staged = await self._pool.stage(-(-count // PAGE_SECTORS))
+        await self._move(blkif.BLKIF_OP_READ, sector, count, staged, staged)
+        data = b"".join([buffer.view for buffer in staged])
+        self._pool.unstage(staged)
+        return data[: count * SECTOR_BYTES]
+
+    async def _write_piece(self, operation: int, sector: int, view: memoryview) -> None:
+        count = len(view) // SECTOR_BYTES
+        staged = await self._pool.stage(-(-count // PAGE_SECTORS))
+        for index, buffer in enumerate(staged):
+            part = view[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+            buffer.view[: len(part)] = part
+        await self._move(operation, sector, count, staged, staged)
+        self._pool.unstage(staged)
+
+    async def _move(
+        self,
+        operation: int,
+        sector: int,
+        count: int,
+        buffers: Sequence[PageBuffer],
+        staged: Sequence[PageBuffer] = (),
+    ) -> None:
+        """One transfer, in as few requests as may be. `staged`: as in `_carry_out`."""
+        indirect = min(self._max_indirect, self.keys.max_indirect_segments)
+        plan = plan_transfer(operation, sector, count, buffers, indirect, self._pool)
+        await self._carry_out(Slots(operation, plan.packers, self._new_waiter()), staged, plan.lists)
+        self._pool.give(plan.lists)
+
+    async def _command(self, operation: int, packer: Packer) -> None:
+        await self._carry_out(Slots(operation, [packer], self._new_waiter()))
+
+    async def _many(self, operation: int, items: Sequence[tuple[int, PageBuffer | Memory]]) -> None:
+        sectors = [sector for sector, _ in items]
+        grefs = [buffer.gref for _, buffer in items if isinstance(buffer, PageBuffer)]
+        if len(grefs) != len(sectors):
+            await self._many_staged(operation, items)
+        elif sectors:
+            self._check_pages(sectors)
+            await self._carry_out(Pages(operation, sectors, grefs, None, self._new_waiter()))
+
+    async def _many_staged(self, operation: int, items: Sequence[tuple[int, PageBuffer | Memory]]) -> None:
+        """The same with memory that the backend cannot reach."""
+        parts = [part for sector, buffer in items for part in self._parts(sector, buffer)]
+        for start in range(0, len(parts), _PIECE_SECTORS // PAGE_SECTORS):
+            some = parts[start : start + _PIECE_SECTORS // PAGE_SECTORS]
+            staged = await self._pool.stage(len(some))
+            if operation == blkif.BLKIF_OP_WRITE:
+                for part, buffer in zip(some, staged):
+                    buffer.view[: len(part.view)] = part.view
+            grefs = [buffer.gref for buffer in staged]
+            lasts = [len(part.view) // SECTOR_BYTES - 1 for part in some]
+            sectors = [part.sector for part in some]
+            await self._carry_out(Pages(operation, sectors, grefs, lasts, self._new_waiter()), staged)
+            if operation == blkif.BLKIF_OP_READ:
+                for part, buffer in zip(some, staged):
+                    part.view[:] = buffer.view[: len(part.view)]
+            self._pool.unstage(staged)
+
+    def _parts(self, sector: int, buffer: PageBuffer | Memory) -> Iterator[_Part]:
+        view = buffer.view if isinstance(buffer, PageBuffer) else memoryview(buffer).cast("B")
+        self._check(sector, self._whole_sectors(view))
+        for start in range(0, len(view), PAGE_BYTES):
+            yield _Part(sector + start // SECTOR_BYTES, view[start : start + PAGE_BYTES])
+
+    # What can be wrong with a call, or with its answer
+
+    def _whole_sectors(self, view: memoryview) -> int:
+        if not len(view) or len(view) % self.keys.sector_size:
+            expected = f"a multiple of {self.keys.sector_size}, and not 0"
+            raise DiskMisuse(self.name, "number of bytes", len(view), expected)
+        return len(view) // SECTOR_BYTES
+
+    def _check(self, sector: int, count: int) -> None:
+        keys = self.keys
+        if sector < 0 or count <= 0 or sector + count > keys.sectors:
+            raise DiskMisuse(self.name, "range of sectors", (sector, count), f"part of 0 to {keys.sectors}")
+        if keys.sector_size != SECTOR_BYTES and (sector | count) * SECTOR_BYTES % keys.sector_size:
+            raise DiskMisuse(
+                self.name, "range of sectors", (sector, count), f"units of {keys.sector_size} bytes"
+            )
+
+    def _check_pages(self, sectors: Sequence[int]) -> None:
+        """`_check` for a page at each of `sectors`."""
+        keys = self.keys
+        if min(sectors) < 0 or max(sectors) > keys.sectors - PAGE_SECTORS or keys.sector_size != SECTOR_BYTES:
+            for sector in sectors:
+                self._check(sector, PAGE_SECTORS)
+
+    def _failure(self, submission: Submission) -> RequestFailed:
+        """The error for the first refused request."""
+        description, status = submission.failures[0]
+        operation, sector = description[0], _sector_of(description)
+        if status == blkif.BLKIF_RSP_EOPNOTSUPP:
+            return NotSupported(self.name, operation, sector)
+        return RequestFailed(self.name, operation, sector, status)
+
+
+def _pieces(sector: int, count: int) -> Iterator[tuple[int, int]]:
+    """A long transfer in parts: first sector and number of sectors of each."""
+    for start in range(0, count, _PIECE_SECTORS):
+        yield sector + start, min(_PIECE_SECTORS, count - start)
+
+
+def _sector_of(description: Description) -> int:
+    """Where a request begins; the sector number has the same place in all kinds of slots."""
+    if isinstance(description, bytes):
+        return int.from_bytes(description[16:24], "little")
+    return description[4]
