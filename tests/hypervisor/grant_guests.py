@@ -1,4 +1,6 @@
-"""Guests that grant, map and copy by hand: entries written by themselves, hypercalls with arrays in their memory."""
+"""Guests that grant, map and copy by hand: entries written by themselves, hypercalls with arrays in their
+memory.
+"""
 
 from collections.abc import Sequence
 from typing import Final, TypeVar
@@ -64,7 +66,7 @@ class GrantGuest(Guest):
         return ("r" if flags & GTF_reading else "") + ("w" if flags & GTF_writing else "")
 
     def array(self, command: int, operations: Sequence[Op], address: int = ARRAY) -> list[Op]:
-        """Execute an array of operations, which must succeed as a whole; the structs as they are afterwards."""
+        """Execute an array of operations, which must succeed as a whole; the structs afterwards."""
         memory = self.domain.memory
         memory.write(address, b"".join(operation.pack() for operation in operations))
         result = self.hypercall(GRANT_TABLE_OP, command, address, len(operations))

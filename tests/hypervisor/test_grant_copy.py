@@ -1,5 +1,7 @@
 """Copies between grants and frames of one's own."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from hypervisor.abi.grant_table import (
     GTF_sub_page,
     GTF_transitive,
     gnttab_copy,
+    gnttab_copy_ptr,
 )
 from hypervisor.abi.xen import DOMID_INVALID, DOMID_IO, DOMID_SELF, DOMID_XEN
 from hypervisor.audit import audit
@@ -240,7 +243,13 @@ def test_the_high_half_of_a_reference_is_padding(guests: tuple[GrantGuest, Grant
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000)),
+        st.tuples(
+            st.integers(0, 3),
+            st.integers(0, 3),
+            st.integers(0, 5000),
+            st.integers(0, 5000),
+            st.integers(0, 5000),
+        ),
         min_size=1,
         max_size=8,
     )
@@ -249,7 +258,7 @@ def test_batches_against_plain_bytes(steps: list[tuple[int, int, int, int, int]]
     """Two granted frames and two of its own, copied about; the model is four bytearrays."""
     guests = three_guests()
     copier, one, other = guests
-    sides = [
+    sides: list[tuple[GrantGuest, int, Callable[[int], gnttab_copy_ptr]]] = [
         (one, 3, lambda offset: granted(one.domid, REF, offset)),
         (other, 3, lambda offset: granted(other.domid, REF, offset)),
         (copier, 5, lambda offset: own(5, offset)),
@@ -273,6 +282,6 @@ def test_batches_against_plain_bytes(steps: list[tuple[int, int, int, int, int]]
             model[dest][dest_offset : dest_offset + length] = data
     done = copier.array(GNTTABOP_copy, operations)
     assert [operation.status for operation in done] == expected
-    for (guest, gpfn, _pointer), content in zip(sides, model, strict=True):
-        assert guest.domain.memory.read(gpfn * PAGE, PAGE) == content
+    for (guest, gpfn, _pointer), expectation in zip(sides, model, strict=True):
+        assert guest.domain.memory.read(gpfn * PAGE, PAGE) == expectation
     check(*guests)

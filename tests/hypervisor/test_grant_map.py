@@ -152,9 +152,7 @@ def test_ones_own_grant_can_be_mapped() -> None:
 
 
 @pytest.mark.parametrize("domid", [99, DOMID_SELF, DOMID_IO, DOMID_XEN, DOMID_IDLE, DOMID_INVALID, 0xFFFF])
-def test_domains_that_do_not_exist_grant_nothing(
-    guests: tuple[GrantGuest, GrantGuest], domid: int
-) -> None:
+def test_domains_that_do_not_exist_grant_nothing(guests: tuple[GrantGuest, GrantGuest], domid: int) -> None:
     assert guests[0].map(domid, REF).status == GNTST_bad_domain
     check(*guests)
 
@@ -277,7 +275,7 @@ def test_handles_that_stand_for_nothing(guests: tuple[GrantGuest, GrantGuest]) -
 
 
 def test_an_unmap_must_name_the_place_of_its_handle(guests: tuple[GrantGuest, GrantGuest]) -> None:
-    """Two mappings of one frame, one of them read-only: neither handle takes the other's page away (XSA-234)."""
+    """Two mappings of one frame, one read-only: neither handle takes the other's page away (XSA-234)."""
     mapper, granter = guests
     writing = mapper.map(granter.domid, REF, WINDOW).handle
     reading = mapper.map(granter.domid, REF, WINDOW + 1, readonly=True).handle
