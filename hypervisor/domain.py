@@ -195,8 +195,8 @@ class Domain:
         return done
 
     def let_go(self) -> None:
-        """It is gone: drop the views of its memory, so that this goes with its extents and waits for no garbage
-        collection. Whatever is still written by them goes nowhere.
+        """It is gone: drop the views of its memory, so that this goes with its extents and waits for no
+        garbage collection. Whatever is still written by them goes nowhere.
         """
         self.shared_info = memoryview(bytearray(PAGE_SIZE))
         for vcpu in self.vcpus:

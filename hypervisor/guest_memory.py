@@ -280,8 +280,8 @@ class GuestMemory(GuestAccess):
     # Teardown
 
     def relinquish(self, budget: int) -> bool:
-        """Unmap all RAM, whose frames are the reservation's to give up, and at most `budget` other pages; True
-        when nothing is mapped any more.
+        """Unmap all RAM, whose frames are the reservation's to give up, and at most `budget` other pages;
+        True when nothing is mapped any more.
         """
         if self._runs:
             self._starts.clear()
