@@ -16,6 +16,8 @@ from dom0.scenario.source import ScenarioError
 
 EXIT_FAILED = 1
 EXIT_BAD_FILE = 2
+LOG_COLUMNS = 132
+"""How wide the report is where no terminal says how wide it may be."""
 
 app = typer.Typer(
     name="domzero",
@@ -40,6 +42,8 @@ def launch(
     if loop is not None:
         scenario = scenario.model_copy(update={"loop": loop})
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_COLUMNS)
     result = launch_scenario(scenario, file.parent, console)
     if report is not None:
         _write_report(result, report)

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernel.kernel import Kernel
 from pydantic import BaseModel, ConfigDict
 
 from guests import READY_MADE
+from kernel.kernel import Kernel
 
 
 class ProgramError(Exception):

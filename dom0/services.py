@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from backends.block.bus import BlockBackends
+from backends.block.backend import BlockBackend
 from backends.console.daemon import ConsoleDaemon
 from dom0.toolstack.toolstack import Toolstack
 from dom0.xenstore.daemon import XenStoreDaemon
@@ -30,7 +30,7 @@ class Services:
     kernel: Kernel
     xenstore: XenStoreDaemon
     consoles: ConsoleDaemon
-    blocks: BlockBackends
+    blocks: BlockBackend
     toolstack: Toolstack
 
 
@@ -66,7 +66,7 @@ async def running_services(
             kernel=kernel,
             xenstore=xenstore,
             consoles=ConsoleDaemon(kernel, console_folder, log=log),
-            blocks=BlockBackends(kernel),
+            blocks=BlockBackend(kernel),
             toolstack=Toolstack(kernel, now),
         )
         for service in (services.consoles, services.blocks, services.toolstack):

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from backends.block.bus import BlockBackends
-from backends.block.device import BlockBackend
+from backends.block.backend import BlockBackend, ServedDisk
 from dom0.launch.status import DomainStatus
 from dom0.report.model import (
     DeviceReport,
@@ -40,11 +39,11 @@ def collect_domain(
     program: str,
     domain: Domain,
     ended: Ended,
-    blocks: BlockBackends | None = None,
+    blocks: BlockBackend | None = None,
 ) -> DomainReport:
     """A domain's part of the report, while the domain still exists."""
     counters = domain.counters
-    drivers = blocks.of(domain.domid) if blocks is not None else {}
+    disks = blocks.disks_of(domain.domid) if blocks is not None else []
     return DomainReport(
         name=name,
         domid=domain.domid,
@@ -64,29 +63,29 @@ def collect_domain(
             leaked=len(ended.leaks),
             leaks=list(ended.leaks),
         ),
-        devices=[_device(devid, driver, ended.frontends) for devid, driver in drivers.items()],
+        devices=[_device(disk, ended.frontends) for disk in disks],
     )
 
 
-def _device(devid: int, driver: BlockBackend, frontends: Mapping[str, str]) -> DeviceReport:
+def _device(disk: ServedDisk, frontends: Mapping[str, str]) -> DeviceReport:
     """Both ends of a disk: what the backend saw, and what the guest's kernel said of its own end."""
-    stats = driver.stats
+    stats, ring = disk.stats, disk.ring_stats
     report = DeviceReport(
-        name=driver.setup.dev,
+        name=disk.vdev,
         kind="vbd",
-        backend=driver.setup.type,
+        backend=disk.backend,
         requests=dict(stats.requests),
         errors=sum(stats.errors.values()),
         bytes_read=stats.bytes_read,
         bytes_written=stats.bytes_written,
         backend_ring=RingReport(
-            size=stats.ring_size,
-            high_water=stats.high_water,
-            notifications_sent=stats.notifications_sent,
-            notifications_suppressed=stats.notifications_suppressed,
+            size=ring.size,
+            high_water=ring.high_water,
+            notifications_sent=ring.notifications_sent,
+            notifications_suppressed=ring.notifications_suppressed,
         ),
     )
-    said = _parsed(frontends.get(f"vbd-{devid}"))
+    said = _parsed(frontends.get(f"vbd-{disk.devid}"))
     if said is not None:
         report.frontend = RingReport(
             size=said.ring_size,
@@ -117,7 +116,7 @@ def snapshot_domain(
     last_line: str = "",
     *,
     report: DomainReport | None = None,
-    blocks: BlockBackends | None = None,
+    blocks: BlockBackend | None = None,
 ) -> DomainStatus:
     """A row of the live table; `report` if the domain has ended."""
     if report is not None:
@@ -132,7 +131,7 @@ def snapshot_domain(
             bytes_moved=sum(device.bytes_read + device.bytes_written for device in report.devices),
             last_line=last_line,
         )
-    served = [driver.stats for driver in blocks.of(domain.domid).values()] if blocks is not None else []
+    served = [disk.stats for disk in blocks.disks_of(domain.domid)] if blocks is not None else []
     return DomainStatus(
         domid=domain.domid,
         name=name,

@@ -7,10 +7,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from backends.registry import BackendError, load_backend
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from backends.registry import BackendError, load_backend
 from dom0.programs import Program, ProgramError, load_program
 from dom0.scenario.model import DiskSpec, GuestSpec, Scenario
 from dom0.scenario.source import KeyPath, Problem, ScenarioError, Source, dotted, read_source

@@ -7,10 +7,12 @@ turn.
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import anyio
 from anyio.abc import ByteStream, SocketListener, TaskStatus
+from anyio.lowlevel import checkpoint
 
 from dom0.xenstore import control_domain
 from dom0.xenstore.connection import Transport
@@ -22,6 +24,8 @@ from kernel.parking import Latch
 
 # Turns that are served before other tasks of the loop, guests among them, may run.
 _TURNS_AT_A_TIME: Final = 8
+# A look at the domains is followed by a rest so many times as long.
+_REST: Final = 4
 _SOCKET_MODE: Final = 0o600
 
 ConnectDomain = Callable[[int, int, int], RingTransport]
@@ -55,6 +59,7 @@ class XenStoreDaemon:
         self._log = log
         self._connect_domain = connect_domain
         self._work: Latch | None = None
+        self._look: Latch | None = None
         self._sleep: anyio.CancelScope | None = None
         self._changed: set[int] | None = set()
         self.core = XenStore(now_ns=clock.now_ns, info=info, connect=self._connect, log=log)
@@ -75,13 +80,15 @@ class XenStoreDaemon:
     def domains_changed(self, domid: int | None = None) -> None:
         """Some domain, or this one, has shut down or died: to be called on VIRQ_DOM_EXC.
 
-        All are looked at, once, before the next request is served; knowing the one spares the others.
+        Without a number all are looked at. Where that takes long, changes gather meanwhile, so that a
+        thousand ends do not cost a thousand looks at a thousand domains.
         """
         if domid is None:
             self._changed = None
         elif self._changed is not None:
             self._changed.add(domid)
-        self._on_ready()
+        if self._look is not None:
+            self._look.set()
 
     async def run(
         self,
@@ -91,11 +98,14 @@ class XenStoreDaemon:
     ) -> None:
         """Serve all clients. Started once the sockets exist; only this user can open them."""
         self._work = Latch()
+        self._look = Latch()
+        self._look.set()
         async with anyio.create_task_group() as tasks:
             for path in sockets:
                 listener = await anyio.create_unix_listener(path, mode=_SOCKET_MODE)
-                tasks.start_soon(self._listen, listener)
+                tasks.start_soon(self._listen, listener, path)
             tasks.start_soon(self._keep_time)
+            tasks.start_soon(self._look_at_domains, self._look)
             task_status.started()
             await self._serve(self._work)
 
@@ -103,27 +113,34 @@ class XenStoreDaemon:
         core = self.core
         while True:
             for _ in range(_TURNS_AT_A_TIME):
-                self._look_at_domains()
                 if not core.ready:
                     break
                 core.turn()
             if core.ready:
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
             else:
                 await work.wait()
 
-    def _look_at_domains(self) -> None:
-        changed = self._changed
-        if changed is None or changed:
-            self._changed = set()
+    async def _look_at_domains(self, look: Latch) -> None:
+        """See who shut down or died, whenever somebody might have."""
+        while True:
+            await look.wait()
+            changed, self._changed = self._changed, set()
+            began = self._clock.now_ns()
             try:
                 self.core.domains.check(self.core, changed)
             except Exception:
                 self._log(f"cannot look at domains:\n{traceback.format_exc()}")
+            ended = self._clock.now_ns()
+            await self._clock.sleep_until(ended + _REST * (ended - began))
 
-    async def _listen(self, listener: SocketListener) -> None:
-        async with listener:
-            await listener.serve(self._serve_client)
+    async def _listen(self, listener: SocketListener, path: str | os.PathLike[str]) -> None:
+        try:
+            async with listener:
+                await listener.serve(self._serve_client)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     async def _serve_client(self, stream: ByteStream) -> None:
         try:
