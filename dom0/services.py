@@ -3,13 +3,10 @@
 Each stands on dom0's kernel alone, as it would on a real Xen's: grants, event channels, XenStore, hypercalls.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-
-import anyio
 
 from backends.block.backend import BlockBackend
 from backends.console.daemon import ConsoleDaemon
@@ -34,16 +31,15 @@ class Services:
     toolstack: Toolstack
 
 
-@asynccontextmanager
-async def running_services(
+async def start_services(
     kernel: Kernel,
     *,
     console_folder: Path,
     now: Callable[[], float],
     log: Callable[[str], None],
     sockets: Sequence[str | PathLike[str]] = (),
-) -> AsyncIterator[Services]:
-    """Starts everything that guests need of dom0, and stops it at the end of the context.
+) -> Services:
+    """Starts everything that guests need of dom0; it runs until dom0's kernel ends.
 
     Args:
         kernel: dom0's.
@@ -58,23 +54,19 @@ async def running_services(
         connect_domain=KernelRings(kernel.memory, kernel.grants, kernel.events),
         log=log,
     )
-    async with anyio.create_task_group() as tasks:
-        kernel.events.bind_virq(VIRQ_DOM_EXC).on_event = xenstore.domains_changed
-        xenstore.introduce(0, kernel.store_ring.pfn, kernel.store_ring.port)
-        await tasks.start(xenstore.run, sockets)
-        services = Services(
-            kernel=kernel,
-            xenstore=xenstore,
-            consoles=ConsoleDaemon(kernel, console_folder, log=log),
-            blocks=BlockBackend(kernel),
-            toolstack=Toolstack(kernel, now),
-        )
-        for service in (services.consoles, services.blocks, services.toolstack):
-            tasks.start_soon(service.run)
-        try:
-            yield services
-        finally:
-            tasks.cancel_scope.cancel()
+    kernel.events.bind_virq(VIRQ_DOM_EXC).on_event = xenstore.domains_changed
+    xenstore.introduce(0, kernel.store_ring.pfn, kernel.store_ring.port)
+    await kernel.tasks.start(xenstore.run, sockets)
+    services = Services(
+        kernel=kernel,
+        xenstore=xenstore,
+        consoles=ConsoleDaemon(kernel, console_folder, log=log),
+        blocks=BlockBackend(kernel),
+        toolstack=Toolstack(kernel, now),
+    )
+    for service in (services.consoles, services.blocks, services.toolstack):
+        kernel.tasks.start_soon(service.run)
+    return services
 
 
 def _domain_info(kernel: Kernel, domid: int) -> DomainInfo | None:

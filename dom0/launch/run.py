@@ -16,7 +16,7 @@ from dom0.programs import load_program
 from dom0.report.model import DomainReport, ExpectationResult, RunReport
 from dom0.scenario.expectations import check_guest, check_image
 from dom0.scenario.model import DiskSpec, GuestSpec, Scenario
-from dom0.services import Services, running_services
+from dom0.services import Services, start_services
 from dom0.toolstack.layout import domain_path
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.domain import Domain
@@ -79,22 +79,20 @@ class ScenarioRun:
 
     async def _service_domain(self, kernel: Kernel) -> int:
         """dom0's program: services first, then the guests, watched all the while."""
-        running = running_services(
+        services = self._services = await start_services(
             kernel, console_folder=self._output, now=time.time, log=lambda line: self._say(f"dom0: {line}")
         )
-        async with running as services:
-            self._services = services
-            self._say(f"dom0 is up: XenStore, consoles and block backends run on {self._scenario.loop.value}")
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._draw)
-                tasks.start_soon(self._heed_signals, services)
-                with anyio.move_on_after(self._scenario.timeout) as deadline:
-                    await self._run_guests(services)
-                if deadline.cancelled_caught:
-                    self._problems.append(f"the scenario was stopped after its {self._scenario.timeout:g} s")
-                    await self._destroy_all(services)
-                tasks.cancel_scope.cancel()
-            self._dom0_report = collect_domain("Domain-0", "services", self._dom0, Ended("running"))
+        self._say(f"dom0 is up: XenStore, consoles and block backends run on {self._scenario.loop.value}")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._draw)
+            tasks.start_soon(self._heed_signals, services)
+            with anyio.move_on_after(self._scenario.timeout) as deadline:
+                await self._run_guests(services)
+            if deadline.cancelled_caught:
+                self._problems.append(f"the scenario was stopped after its {self._scenario.timeout:g} s")
+                await self._destroy_all(services)
+            tasks.cancel_scope.cancel()
+        self._dom0_report = collect_domain("Domain-0", "services", self._dom0, Ended("running"))
         return 0
 
     async def _run_guests(self, services: Services) -> None:
