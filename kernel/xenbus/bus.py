@@ -79,6 +79,8 @@ class DeviceBus(Generic[D]):
             await self._scan(key, new_only=True)
         elif not below or (below == ["state"] and key not in self.devices):
             await self._look(key, new_only=True)
+        elif below == ["online"] and key in self.devices:
+            self.devices[key].own_folder_changed()
 
     async def _scan(self, prefix: Key, *, new_only: bool) -> None:
         """Look at every device below `prefix`, at those in the store and at those that run."""

@@ -2,9 +2,7 @@
 
 One task runs a device (`run`). Everything else (the peer's watch, `close`, `reopen`, `fail`, the bus) only
 leaves a note and wakes that task. The note of a watch is one bit: however often a peer rewrites its state,
-the task reads it once a turn (XSA-349). A state is changed as Linux does it, by a transaction that reads the
-state node and then writes it, so that a node which the toolstack has removed does not come back, and its wish
-to detach is not overwritten.
+the task reads it once a turn (XSA-349).
 """
 
 from __future__ import annotations
@@ -19,38 +17,24 @@ import anyio
 from kernel.ledger import owned_by
 from kernel.parking import Broadcast, Latch
 from kernel.xenbus.drivers import (
-    ClosedByPeer,
     ClosedByUs,
     DeviceClosed,
     DeviceFailed,
     DeviceRemoved,
     Keys,
-    PeerGone,
+    reason_of,
 )
 from kernel.xenbus.folder import is_gone, read_folder, write_error
+from kernel.xenbus.state_node import ENDS, ToolstackCloses, read_state, write_state
 from kernel.xenbus.states import BadPeerState, Side, XenbusState, parse_state
 from kernel.xenbus.table import PEER_EVENTS, REOPENS_AT, Action, Event, step
 from kernel.xenstore.errors import StoreConnectionBroken, StoreError
 
 if TYPE_CHECKING:
     from kernel.kernel import Kernel
-    from kernel.xenstore.transaction import Transaction
 
 TAKE_DOWN_SECONDS: Final = 1.0
 """How long a driver may take to give back what it holds when its kernel ends."""
-
-_ENDS: Final = (XenbusState.Closing, XenbusState.Closed, XenbusState.Unknown)
-_REASONS: Final[dict[Event, type[DeviceClosed]]] = {
-    Event.CLOSE: ClosedByUs,
-    Event.PEER_GONE: PeerGone,
-    Event.REMOVED: DeviceRemoved,
-    Event.OFFLINE: DeviceRemoved,
-    Event.FAIL: DeviceFailed,
-}
-
-
-class ToolstackCloses(Exception):
-    """The own state node says Closing, and it was not us: the toolstack detaches the device."""
 
 
 class Device(ABC):
@@ -76,6 +60,7 @@ class Device(ABC):
         self._wanted = True
         self._again = False
         self._engaged = False
+        self._look_at_own = False
         self._notes: deque[tuple[Event, Exception | None]] = deque()
         self._woken = Latch()
         self._changed = Broadcast()
@@ -95,6 +80,11 @@ class Device(ABC):
     def removed(self) -> None:
         """The own folder has vanished (the bus tells)."""
         self._note(Event.REMOVED)
+
+    def own_folder_changed(self) -> None:
+        """The toolstack has written to the own folder (the bus tells): it may want the device closed."""
+        self._look_at_own = True
+        self._woken.set()
 
     async def wait_connected(self) -> None:
         """Return when the device is connected. Raises DeviceClosed when it has ended instead."""
@@ -151,10 +141,20 @@ class Device(ABC):
         while self._notes:
             event, error = self._notes.popleft()
             await self._apply(event, error)
-        if self.own is XenbusState.Unknown:
-            return
+        if self._look_at_own:
+            await self._heed_toolstack()
+        if self.own is not XenbusState.Unknown:
+            await self._heed_peer()
+
+    async def _heed_toolstack(self) -> None:
+        self._look_at_own = False
+        found = await read_state(self.kernel.store, self.path)
+        if found is XenbusState.Closing is not self.own:
+            await self._apply(Event.DETACH)
+
+    async def _heed_peer(self) -> None:
         try:
-            self.peer = await self._read_peer_state()
+            self.peer = await read_state(self.kernel.store, self.peer_path)
         except BadPeerState as error:
             await self._apply(Event.FAIL, error)
             return
@@ -163,6 +163,10 @@ class Device(ABC):
             return
         while await self._settle():
             pass
+
+    async def _is_there(self) -> bool:
+        """Whether the own folder still is."""
+        return await read_state(self.kernel.store, self.path) is not XenbusState.Unknown
 
     async def _settle(self) -> bool:
         """React to the peer's state as last read. Whether that has led to a state from which to go on."""
@@ -183,7 +187,7 @@ class Device(ABC):
         if event is Event.REOPEN and self._defer_reopening():
             return
         transition = step(self.side, self.own, event)
-        if transition.next in _ENDS:
+        if transition.next in ENDS:
             self._note_end(event, error)
         try:
             await self._perform(transition.action, error)
@@ -212,7 +216,7 @@ class Device(ABC):
 
     def _note_end(self, event: Event, error: Exception | None) -> None:
         if self.closed is None and self.own is not XenbusState.Closed:
-            self.closed = _REASONS.get(event, ClosedByPeer)(self.path, error)
+            self.closed = reason_of(event, self.path, error)
         if event in (Event.CLOSE, Event.FAIL):
             self._wanted = self._again = False
 
@@ -231,42 +235,14 @@ class Device(ABC):
         if state is self.own:
             return
         if write and state is not XenbusState.Unknown:
-            await self._write_state(state)
+            await write_state(self.kernel.store, self.path, self.own, state)
         self.own = state
-        if state not in _ENDS:
+        if state not in ENDS:
             self.closed, self._again = None, False
         self._changed.announce()
 
-    async def _write_state(self, state: XenbusState) -> None:
-        path = f"{self.path}/state"
-
-        async def switch(transaction: Transaction) -> None:
-            found = parse_state(path, await transaction.read(path))
-            if found is XenbusState.Closing and self.own not in _ENDS and state not in _ENDS:
-                raise ToolstackCloses
-            await transaction.write(path, str(int(state)))
-
-        await self.kernel.store.transact(switch)
-
-    async def _read_peer_state(self) -> XenbusState:
-        path = f"{self.peer_path}/state"
-        try:
-            return parse_state(path, await self.kernel.store.read(path))
-        except StoreError as error:
-            if is_gone(error):
-                return XenbusState.Unknown
-            raise
-
     async def _read_peer_keys(self) -> Keys:
         return await read_folder(self.kernel.store, self.peer_path, self._peer_keys)
-
-    async def _is_there(self) -> bool:
-        """Whether the own folder still is."""
-        try:
-            await self.kernel.store.read(f"{self.path}/state")
-        except StoreError as error:
-            return not is_gone(error)
-        return True
 
     async def _take_down(self) -> None:
         """Let the driver give back what it took, if it took anything; an error of it is reported, no more."""

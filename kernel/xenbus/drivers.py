@@ -6,9 +6,10 @@ its ring, that the peer breaks the rules calls `device.fail(error)`.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from kernel.errors import KernelError
+from kernel.xenbus.table import Event
 
 Keys = Mapping[str, str]
 """Names and values of the nodes in a device's folder."""
@@ -94,3 +95,17 @@ class DeviceFailed(DeviceClosed):
     """The driver failed, or found that its peer breaks the protocol; `cause` is what it raised."""
 
     why = "failed"
+
+
+_REASONS: Final[Mapping[Event, type[DeviceClosed]]] = {
+    Event.CLOSE: ClosedByUs,
+    Event.PEER_GONE: PeerGone,
+    Event.REMOVED: DeviceRemoved,
+    Event.OFFLINE: DeviceRemoved,
+    Event.FAIL: DeviceFailed,
+}
+
+
+def reason_of(event: Event, path: str, cause: Exception | None) -> DeviceClosed:
+    """Why a device that was ended by `event` is closed."""
+    return _REASONS.get(event, ClosedByPeer)(path, cause)

@@ -138,11 +138,11 @@ _BACKEND: dict[XenbusState, Rows] = {
         **_go(_A.NONE, _S.Closed, _E.CLOSE),
     },
     _S.InitWait: {
-        **_stay(*_ALIVE),
+        # Closed: a frontend that has not connected yet, or not again; it begins when it likes.
+        **_stay(*_ALIVE, _E.PEER_CLOSED),
         # Some frontends (network) go to Connected without passing Initialised.
         **_go(_A.CONNECT, _S.Connected, _E.PEER_INITIALISED, _E.PEER_CONNECTED),
         **_go(_A.NONE, _S.Closing, _E.PEER_CLOSING, _E.CLOSE),
-        **_go(_A.CLOSE, _S.Closed, _E.PEER_CLOSED),
     },
     _S.Initialised: {},
     _S.Connected: {
@@ -183,7 +183,7 @@ def _everywhere(side: Side, own: XenbusState) -> Rows:
     rows |= _go(_A.REPORT, own if closing else _S.Closing, _E.FAIL)
     if side is Side.BACKEND:
         rows |= _go(_A.REMOVE, _S.Unknown, _E.PEER_GONE)
-        rows |= _go(_A.NONE, own if closing else _S.Closing, _E.DETACH)
+        rows |= _go(_A.NONE, _S.Closing, _E.DETACH)
         if own not in (_S.Initialising, _S.Closed):
             rows |= _go(
                 _A.NONE, _S.Closed, _E.START

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, TypeVar
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from kernel.events import EventPort
@@ -72,16 +71,14 @@ class XenStoreClient(Operations):
             yield watch
         finally:
             self._watches.pop(token, None)
-            if self.broken is None:
-                with anyio.CancelScope(shield=True):
-                    await self._unwatch(path, token)
+            self._unwatch(path, token)
 
-    async def _unwatch(self, path: str, token: str) -> None:
-        """End a watch; a daemon that does not know it (any more) is of no concern."""
-        try:
-            await self._send(XS_UNWATCH, strings(path, token), path).wait()
-        except (StoreError, StoreConnectionBroken):
-            return
+    def _unwatch(self, path: str, token: str) -> None:
+        """End a watch. Nobody waits for the answer: events on their way are strays, and a kernel that ends
+        has no upcalls any more that would bring it.
+        """
+        if self.broken is None:
+            self._send(XS_UNWATCH, strings(path, token), path)
 
     async def transact(
         self, function: Callable[[Transaction], Awaitable[T]], *, attempts: int = MAX_ATTEMPTS
@@ -97,10 +94,10 @@ class XenStoreClient(Operations):
             try:
                 result = await function(transaction)
             except BaseException:
-                await self._abandon(transaction)
+                transaction.abandon()
                 raise
             try:
-                await transaction.end(commit=True)
+                await transaction.commit()
             except StoreError as error:
                 if error.name != "EAGAIN":
                     raise
@@ -108,15 +105,6 @@ class XenStoreClient(Operations):
             else:
                 return result
         raise TransactionConflict(attempts)
-
-    async def _abandon(self, transaction: Transaction) -> None:
-        if self.broken is not None:
-            return
-        with anyio.CancelScope(shield=True):
-            try:
-                await transaction.end(commit=False)
-            except (StoreError, StoreConnectionBroken):
-                return
 
     async def introduce(self, domid: int, gfn: int, port: int) -> None:
         """Tell the daemon of a new domain: its ring page and the port that it holds open. The control domain

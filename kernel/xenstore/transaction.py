@@ -1,6 +1,6 @@
 """A transaction: requests that take effect together or not at all."""
 
-from kernel.xenstore.connection import Connection
+from kernel.xenstore.connection import Connection, Reply
 from kernel.xenstore.operations import Operations
 from kernel.xenstore.wire import strings
 from ringbuffers.protocols.xs_wire import XS_TRANSACTION_END, XS_TRANSACTION_START
@@ -18,8 +18,14 @@ class Transaction(Operations):
             raise connection.violated(f"transaction id {text[:32]!r}")
         return cls(connection, int(text))
 
-    async def end(self, *, commit: bool) -> None:
-        """Commit or abandon. Raises StoreError; EAGAIN if what was seen has been changed by others."""
-        await self._send(
-            XS_TRANSACTION_END, strings("T" if commit else "F"), f"transaction {self._tx_id}"
-        ).wait()
+    async def commit(self) -> None:
+        """Let all of it take effect. Raises StoreError; EAGAIN if others have changed what was seen."""
+        await self._end("T").wait()
+
+    def abandon(self) -> None:
+        """Let nothing take effect. Nobody waits for the answer, so that a cancelled task can do this."""
+        if self._connection.broken is None:
+            self._end("F")
+
+    def _end(self, how: str) -> Reply:
+        return self._send(XS_TRANSACTION_END, strings(how), f"transaction {self._tx_id}")
