@@ -1,1 +1,1 @@
-"""The console daemon of dom0: what xenconsoled does on a real Xen."""
+"""xenconsoled's job: takes what domains print, keeps it, and lets people attach (public/io/console.h)."""

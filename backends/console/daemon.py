@@ -1,190 +1,208 @@
-"""xenconsoled's job: a session for every domain that has a console, from its introduction to its end.
+"""The console daemon: finds consoles in XenStore, gives each its turns, and closes those of dead domains.
 
-It watches @introduceDomain, @releaseDomain and each domain's `console` folder, and asks the hypervisor which domains there
-are. New domains have higher ids than those before, so that one is found without looking at all; who has ended is found by
-looking at all, at most a fifth of the time.
+One task serves all guests in turn, a ring full each, however fast one prints. New and removed consoles are
+noticed through one watch on the backend's folder, whose events name the domain: nothing is done for domains
+that have not changed. (xenconsoled sets a watch for each domain and looks at all of them whenever one comes
+or goes.) A domain that dies while its nodes stay is found by asking the hypervisor, at most once in
+SWEEP_SECONDS.
 """
 
-import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
-from backends.console.keys import NODES, console_keys
-from backends.console.log import DEFAULT_LIMIT_BYTES, ConsoleLog
-from backends.console.session import ConsoleSession
-from backends.console.terminal import ConsoleEnded, Terminal
-from backends.console.terminal import DEFAULT_LIMIT_BYTES as TERMINAL_BYTES
+from backends.console.errors import BadKeys, CannotConnect, NoConsole
+from backends.console.guest_console import GuestConsole
+from backends.console.keys import ConsoleKeys, read_keys
+from backends.console.link import ConsoleLink
+from backends.console.log import LogFolder
 from hypervisor.abi.domctl import XEN_DOMINF_dying
-from hypervisor.abi.xen import DOMID_FIRST_RESERVED
-from kernel.errors import KernelError
+from kernel.hypercalls import HypercallNoSuchDomain
 from kernel.kernel import Kernel
-from kernel.parking import Broadcast, Latch
-from kernel.xenbus.folder import read_folder
-from kernel.xenstore.errors import StoreConnectionBroken
+from kernel.parking import Latch
+from kernel.xenstore.errors import StoreConnectionBroken, StoreError
 
-_AT_A_TIME: Final = 16  # domains asked for in one hypercall
-_REST: Final = 4  # times as long as a look at all domains took
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}")
-_ENDED_KEPT: Final = 4096
+FOLDER: Final = "backend/console"
+ENDED_KEPT: Final = 1024
+"""Consoles of domains that are gone, whose output can still be asked for."""
+
+SWEEP_SECONDS: Final = 0.25
+_SWEEP_SLICE: Final = 64
+_TURNS_AT_A_TIME: Final = 8
 
 
 class ConsoleDaemon:
-    """`run` serves until it is cancelled. Logs are `console-<name>.log` in `folder`.
+    """`run` serves until it is cancelled. folder: where the logs go. log: takes a line for the operator."""
 
-    log: takes the daemon's own messages. log_limit_bytes: how large the log of a domain may get; twice that is kept.
-    """
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        folder: Path,
-        *,
-        log: Callable[[str], None],
-        log_limit_bytes: int = DEFAULT_LIMIT_BYTES,
-    ) -> None:
+    def __init__(self, kernel: Kernel, folder: Path, *, log: Callable[[str], None]) -> None:
         self._kernel = kernel
-        self._folder = folder
+        self._logs = LogFolder(folder)
         self._log = log
-        self._log_limit_bytes = log_limit_bytes
-        self._sessions: dict[int, ConsoleSession] = {}
-        self._ended: dict[int, ConsoleSession] = {}
-        self._scopes: dict[int, anyio.CancelScope] = {}
-        self._next_domid = 1
-        self._introduced = Latch()
-        self._released = Latch()
-        self._changed = Broadcast()
+        self._served: dict[int, GuestConsole] = {}
+        self._ended: dict[int, GuestConsole] = {}
+        self._queue: deque[GuestConsole] = deque()
+        self._work = Latch()
+        self._looking = anyio.Lock()
 
     async def run(self) -> None:
-        """Serves all consoles until it is cancelled, or the connection to XenStore breaks."""
-        store = self._kernel.store
+        """Serve all consoles. When it is cancelled it takes what is in the rings and unmaps them."""
         try:
-            async with (
-                store.watch("@introduceDomain", self._introduced.set),
-                store.watch("@releaseDomain", self._released.set),
-                anyio.create_task_group() as tasks,
-            ):
-                tasks.start_soon(self._end_the_gone, tasks)
-                while True:
-                    await self._introduced.wait()
-                    self._begin_new(tasks)
-        except* StoreConnectionBroken as broken:
-            self._log(f"console daemon: {broken.exceptions[0]}")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._guard, self._follow_consoles)
+                tasks.start_soon(self._guard, self._follow_deaths)
+                await self._serve()
+        finally:
+            for console in list(self._served.values()):
+                self._end(console, "the daemon ends")
+
+    async def add(self, domid: int) -> GuestConsole:
+        """The console of a domain that the toolstack has just described, connected now and not when the
+        watch tells: nothing that the domain prints can be missed. Raises NoConsole.
+        """
+        await self._look(domid)
+        console = self._served.get(domid)
+        if console is None or console.closed is not None:
+            raise NoConsole(domid)
+        return console
+
+    def console(self, domid: int) -> GuestConsole:
+        """The console of a domain, or the one that it had. Raises NoConsole."""
+        console = self._served.get(domid) or self._ended.get(domid)
+        if console is None:
+            raise NoConsole(domid)
+        return console
 
     def output(self, domid: int) -> str:
-        """What is kept of what a domain printed, ended or not; empty if it is unknown. Raises OSError."""
-        session = self._find(domid)
-        if session is None:
+        """All that a domain has printed and the log still has; "" if it never had a console."""
+        try:
+            return self.console(domid).output()
+        except NoConsole:
             return ""
-        session.exchange()
-        return session.output.content().decode("utf-8", "replace")
 
     def last_line(self, domid: int) -> str:
-        """The last line that a domain printed."""
-        session = self._find(domid)
-        return "" if session is None else session.last_line
-
-    def log_path(self, domid: int) -> Path | None:
-        """Where a domain's console is logged, if it has one."""
-        session = self._find(domid)
-        return None if session is None else session.output.path
-
-    async def attached(self, domid: int) -> AbstractContextManager[Terminal]:
-        """A terminal on a domain's console, to be used as a context; waits for the domain to appear.
-
-        Raises:
-            ConsoleEnded: the domain is gone.
-        """
-        while domid not in self._sessions:
-            if domid in self._ended:
-                raise ConsoleEnded(domid)
-            await self._changed.wait()
-        return self._sessions[domid].attached(TERMINAL_BYTES)
-
-    def _find(self, domid: int) -> ConsoleSession | None:
-        return self._sessions.get(domid) or self._ended.get(domid)
-
-    def _begin_new(self, tasks: TaskGroup) -> None:
-        """Begins sessions for the domains that have appeared above those seen so far."""
-        before = self._next_domid
-        while found := self._living(self._next_domid, tasks):
-            self._next_domid = found + 1
-        if before == self._next_domid:
-            self._released.set()  # domain ids have begun anew: look at all
-
-    def _living(self, first: int, tasks: TaskGroup, seen: set[int] | None = None) -> int:
-        """Begins what is new among a few domains from `first` on, notes all in `seen`; returns the last, 0 if none."""
-        last = 0
-        for info in self._kernel.hypercalls.getdomaininfolist(first, _AT_A_TIME):
-            last = info.domain
-            if info.flags & XEN_DOMINF_dying or not 0 < last < DOMID_FIRST_RESERVED:
-                continue
-            if seen is not None:
-                seen.add(last)
-            if last not in self._scopes:
-                self._scopes[last] = anyio.CancelScope()
-                tasks.start_soon(self._serve, last, self._scopes[last])
-        return last
-
-    async def _end_the_gone(self, tasks: TaskGroup) -> None:
-        """Ends the sessions of domains that die, and begins those that were overlooked."""
-        clock = self._kernel.clock
-        while True:
-            await self._released.wait()
-            started_ns = clock.now_ns()
-            seen: set[int] = set()
-            first = 1
-            while last := self._living(first, tasks, seen):
-                first = last + 1
-            for domid in [domid for domid in self._scopes if domid not in seen]:
-                self._scopes[domid].cancel()
-            now_ns = clock.now_ns()
-            await clock.sleep_until(now_ns + _REST * (now_ns - started_ns))
-
-    async def _serve(self, domid: int, scope: anyio.CancelScope) -> None:
-        """One domain's session, until its scope is cancelled."""
+        """The last line that a domain has printed, harmless for any terminal; "" if there is none."""
         try:
-            with scope:
-                await self._serve_console(domid)
-        except (KernelError, OSError) as error:
-            self._log(f"console of domain {domid}: {error}")
-        finally:
-            del self._scopes[domid]
-            session = self._sessions.pop(domid, None)
-            if session is not None:
-                session.close()
-                self._remember(session)
-            self._changed.announce()
+            return self.console(domid).last_line
+        except NoConsole:
+            return ""
 
-    async def _serve_console(self, domid: int) -> None:
-        store, home = self._kernel.store, f"/local/domain/{domid}"
-        async with store.watch(f"{home}/console") as watch:
-            output = ConsoleLog(
-                self._path(domid, (await store.read_many([f"{home}/name"]))[0]), self._log_limit_bytes
-            )
-            session = self._sessions[domid] = ConsoleSession(self._kernel, domid, output, self._log)
-            self._ended.pop(domid, None)
-            self._changed.announce()
+    # Turns
+
+    async def _serve(self) -> None:
+        while True:
+            for _ in range(min(_TURNS_AT_A_TIME, len(self._queue))):
+                console = self._queue.popleft()
+                console.queued = False
+                self._turn(console)
+            if self._queue:
+                await checkpoint()
+            else:
+                await self._work.wait()
+
+    def _turn(self, console: GuestConsole) -> None:
+        """One turn. An error of ours costs this domain its console and nobody else anything."""
+        was_open, was_writable = console.closed is None, console.log.failure is None
+        try:
+            console.turn()
+        except Exception:
+            self._log(f"console of domain {console.domid}: an error of ours:\n{traceback.format_exc()}")
+            console.close("an error of the daemon")
+        if was_open and console.closed is not None:
+            self._log(f"console of domain {console.domid} closed: {console.closed}")
+        if was_writable and console.log.failure is not None:
+            self._log(f"console of domain {console.domid} cannot be logged: {console.log.failure}")
+
+    def _enqueue(self, console: GuestConsole) -> None:
+        if not console.queued:
+            console.queued = True
+            self._queue.append(console)
+            self._work.set()
+
+    # Who comes and who goes
+
+    async def _guard(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Without XenStore no console comes or goes any more; those that are there go on."""
+        try:
+            await follow()
+        except (StoreError, StoreConnectionBroken) as error:
+            self._log(f"the console daemon has lost XenStore: {error}")
+
+    async def _follow_consoles(self) -> None:
+        async with self._kernel.store.watch(FOLDER) as watch:
+            while True:
+                for domid in await self._changed(await watch.batch()):
+                    await self._look(domid)
+
+    async def _changed(self, paths: Iterable[str]) -> list[int]:
+        """The domains that `paths` are about: backend/console/<domid>/0/... The folder itself means any."""
+        parts = [path.split("/") for path in paths]
+        domids = {int(part[2]) for part in parts if len(part) > 2 and part[2].isdecimal()}
+        if any(len(part) <= 2 for part in parts):
+            domids |= await self._listed() ^ self._served.keys()
+        return sorted(domids)
+
+    async def _listed(self) -> set[int]:
+        try:
+            names = await self._kernel.store.directory(FOLDER)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            return set()
+        return {int(name) for name in names if name.isdecimal()}
+
+    async def _follow_deaths(self) -> None:
+        async with self._kernel.store.watch("@releaseDomain") as watch:
             while True:
                 await watch.batch()
-                keys = console_keys(await read_folder(store, f"{home}/console", NODES))
-                if keys is not None:
-                    session.connect(keys)
+                for number, console in enumerate(list(self._served.values()), 1):
+                    if self._is_dead(console.domid) and self._served.get(console.domid) is console:
+                        self._end(console, "the domain has died")
+                    if not number % _SWEEP_SLICE:
+                        await checkpoint()
+                await self._kernel.clock.sleep(SWEEP_SECONDS)
 
-    def _path(self, domid: int, name: str | None) -> Path:
-        """The log of a domain: by its name, unless that is none for a file or another domain's that lives."""
-        if name is None or not _NAME.fullmatch(name):
-            name = f"domain-{domid}"
-        path = self._folder / f"console-{name}.log"
-        if any(session.output.path == path for session in self._sessions.values()):
-            path = self._folder / f"console-{name}-{domid}.log"
-        return path
+    def _is_dead(self, domid: int) -> bool:
+        try:
+            info = self._kernel.hypercalls.getdomaininfo(domid)
+        except HypercallNoSuchDomain:
+            return True
+        return info.domain != domid or bool(info.flags & XEN_DOMINF_dying)
 
-    def _remember(self, session: ConsoleSession) -> None:
-        self._ended[session.domid] = session
-        if len(self._ended) > _ENDED_KEPT:
+    async def _look(self, domid: int) -> None:
+        """Connect or close, as XenStore says. One at a time, so that none acts on what is out of date."""
+        async with self._looking:
+            try:
+                keys = await read_keys(self._kernel.store, domid)
+            except BadKeys as error:
+                self._log(str(error))
+                keys = None
+            console = self._served.get(domid)
+            if console is not None and (keys is None or keys.port != console.port):
+                self._end(console, "removed by the toolstack")
+            if keys is not None and domid not in self._served:
+                self._begin(domid, keys)
+
+    def _begin(self, domid: int, keys: ConsoleKeys) -> None:
+        try:
+            log = self._logs.new_log(keys.name, domid, keys.log_bytes)
+            console = GuestConsole(domid, keys.name, keys.port, log)
+            link = ConsoleLink.connect(self._kernel, domid, keys.port, partial(self._enqueue, console))
+        except (CannotConnect, OSError) as error:
+            self._log(f"domain {domid} gets no console: {error}")
+            return
+        console.serve(link)
+        self._served[domid] = console
+        self._ended.pop(domid, None)
+
+    def _end(self, console: GuestConsole, reason: str) -> None:
+        console.close(reason)
+        del self._served[console.domid]
+        self._ended[console.domid] = console
+        while len(self._ended) > ENDED_KEPT:
             del self._ended[next(iter(self._ended))]

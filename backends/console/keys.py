@@ -1,41 +1,54 @@
-"""What the console daemon reads of a domain, all of it written by the toolstack and by nobody else (XSA-57)."""
+"""What XenStore says of a console: docs/misc/console.txt, docs/misc/xenstore-paths.pandoc.
 
-from collections.abc import Mapping
+Only nodes that the toolstack owns are read (XSA-57); `backend-id`, which the guest may write, is not among
+them. No node ever names a file.
+"""
+
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ringbuffers.protocols import console as names
+from backends.console.errors import BadKeys
+from kernel.xenstore.client import XenStoreClient
+from ringbuffers.protocols import console as protocol
 
-NODES: Final = (names.RING_REF, names.PORT, names.TYPE, names.LIMIT)
-"""The nodes in a domain's `console` folder that are looked at. What is below `tty` or `output` is not: no host path
-comes from the store."""
-
-
-def _decimal(text: object) -> object:
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
-        return int(text)
-    return text if isinstance(text, int) else None
-
-
-Decimal = Annotated[int, BeforeValidator(_decimal), Field(ge=0)]
+DEFAULT_LIMIT_BYTES: Final = 1 << 20
+MIN_LIMIT_BYTES: Final = 1 << 12
+MAX_LIMIT_BYTES: Final = 1 << 26
 
 
 class ConsoleKeys(BaseModel):
-    """How to reach a console's ring. ring_ref says only that there is one: the page is mapped by its reserved grant."""
+    """The description of one console.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    name: the domain's. port: the guest's event channel port. limit: bytes of output that a log file may hold.
+    """
 
-    ring_ref: Decimal = Field(validation_alias=names.RING_REF)
-    port: Decimal = Field(validation_alias=names.PORT)
-    type: str = names.TYPE_XENCONSOLED
-    limit: Decimal = 1 << 20
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    port: Annotated[int, Field(ge=1, lt=1 << 17)]
+    limit: Annotated[int, Field(ge=0)] = DEFAULT_LIMIT_BYTES
+
+    @property
+    def log_bytes(self) -> int:
+        """`limit` within reason."""
+        return min(max(self.limit, MIN_LIMIT_BYTES), MAX_LIMIT_BYTES)
 
 
-def console_keys(keys: Mapping[str, str]) -> ConsoleKeys | None:
-    """The keys of a console that this daemon is to serve; None while there is none, or if it is somebody else's."""
-    try:
-        found = ConsoleKeys.model_validate(dict(keys))
-    except ValidationError:
+async def read_keys(store: XenStoreClient, domid: int) -> ConsoleKeys | None:
+    """The console of a domain; None if there is none, not yet, or one that somebody else serves.
+
+    Raises BadKeys, and what the store raises.
+    """
+    home = f"/local/domain/{domid}"
+    keys = (protocol.TYPE, protocol.PORT, protocol.RING_REF, protocol.LIMIT)
+    found = await store.read_many([f"{home}/name", *(f"{home}/console/{key}" for key in keys)])
+    name, kind, port, ring, limit = found
+    if port is None or ring is None or (kind or protocol.TYPE_XENCONSOLED) != protocol.TYPE_XENCONSOLED:
         return None
-    return found if found.type == names.TYPE_XENCONSOLED else None
+    given = {"name": name or f"domain-{domid}", "port": port, "limit": limit}
+    try:
+        return ConsoleKeys.model_validate({key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(f"{part['loc'][0]} is {part['input']!r}: {part['msg']}" for part in error.errors())
+        raise BadKeys(domid, wrong) from error

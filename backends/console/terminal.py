@@ -1,69 +1,80 @@
-"""A terminal that somebody has attached to a console: an async stream of output, and a way to type."""
+"""A person, or a program, that looks at a console and may type.
 
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+A terminal that does not keep up loses the oldest of what it has not seen yet, and knows how much: neither the
+guest nor the other terminals wait for it.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self
 
 from kernel.parking import Latch
 
-DEFAULT_LIMIT_BYTES: Final = 1 << 20
-
-
-class ConsoleEnded(Exception):
-    """The console's domain is gone; nothing comes from it any more."""
-
-    def __init__(self, domid: int) -> None:
-        super().__init__(f"the console of domain {domid} has ended")
-        self.domid = domid
+BACKLOG_BYTES: Final = 256 * 1024
 
 
 class Terminal:
-    """One reader of a console's output. A reader that lags behind loses the oldest, as with xenconsoled.
+    """Made by `GuestConsole.attach`; for one task to read.
 
-    dropped: bytes lost so.
+        async with console.attach() as terminal:
+            await terminal.send(b"ls\\r")
+            async for data in terminal: ...
+
+    It begins with the end of what was printed before. lost_bytes: printed, but gone before it was read.
     """
 
-    def __init__(self, domid: int, type_in: Callable[[bytes], None], limit_bytes: int) -> None:
-        self.dropped = 0
-        self._domid = domid
-        self._type_in = type_in
-        self._limit_bytes = limit_bytes
-        self._output = bytearray()
+    def __init__(
+        self,
+        shown: bytes,
+        send: Callable[[bytes], Awaitable[None]],
+        enter: Callable[["Terminal"], None],
+        leave: Callable[["Terminal"], None],
+    ) -> None:
+        self.lost_bytes = 0
+        self._backlog = bytearray(shown)
+        self._send = send
+        self._enter = enter
+        self._leave = leave
         self._ended = False
-        self._woken = Latch()
+        self._arrived = Latch()
 
-    def send(self, data: bytes) -> None:
-        """Types `data`. Raises ConsoleEnded."""
-        if self._ended:
-            raise ConsoleEnded(self._domid)
-        self._type_in(data)
+    async def __aenter__(self) -> Self:
+        self._enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(self)
+        self.end()
+
+    async def send(self, data: bytes) -> None:
+        """Type `data`; returns when the guest has room for all of it. What several terminals send is not
+        mixed. Cancelled, it may have sent a part. Raises ConsoleClosed.
+        """
+        await self._send(data)
 
     async def receive(self) -> bytes:
-        """Output since the last call, at least a byte. Raises ConsoleEnded when there is no more."""
-        while not self._output:
-            if self._ended:
-                raise ConsoleEnded(self._domid)
-            await self._woken.wait()
-        data = bytes(self._output)
-        self._output.clear()
+        """All that was printed since the last call, at least one byte; b"" when there will be no more."""
+        while not self._backlog and not self._ended:
+            await self._arrived.wait()
+        data, self._backlog = bytes(self._backlog), bytearray()
         return data
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                yield await self.receive()
-            except ConsoleEnded:
-                return
+        while data := await self.receive():
+            yield data
 
     def feed(self, data: bytes) -> None:
-        """The console has printed `data`."""
-        self._output += data
-        excess = len(self._output) - self._limit_bytes
+        """The guest has printed `data`."""
+        self._backlog += data
+        excess = len(self._backlog) - BACKLOG_BYTES
         if excess > 0:
-            self.dropped += excess
-            del self._output[:excess]
-        self._woken.set()
+            del self._backlog[:excess]
+            self.lost_bytes += excess
+        self._arrived.set()
 
     def end(self) -> None:
-        """The console is gone."""
+        """Nothing will be printed any more."""
         self._ended = True
-        self._woken.set()
+        self._arrived.set()

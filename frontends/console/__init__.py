@@ -1,1 +1,1 @@
-"""The console of this domain, served by the console daemon of dom0 (public/io/console.h)."""
+"""hvc: this domain's console, served by the console daemon in dom0 (public/io/console.h)."""

@@ -1,4 +1,4 @@
-"""Attaching the kernel's console to the ring that the toolstack made for it."""
+"""Attaching the console driver to a kernel."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,37 +6,38 @@ from typing import Final
 
 import anyio
 
+from frontends.console.errors import NoConsole
 from frontends.console.hvc import HvcConsole
-from kernel.errors import KernelError
 from kernel.kernel import Kernel
 
-DRAIN_SECONDS: Final = 1.0
-"""How long the daemon may take to read the last words."""
-
-
-class NoConsole(KernelError):
-    """The toolstack gave this domain no console ring."""
-
-    def __init__(self) -> None:
-        super().__init__("this domain has no console ring")
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long the daemon may take for the last output when the console is detached."""
 
 
 @asynccontextmanager
 async def attached_console(kernel: Kernel) -> AsyncIterator[HvcConsole]:
-    """The domain's console. Inside the context `kernel.console` is this one; its end waits, for a while, until all is out.
+    """The domain's console, which is `kernel.console` inside the context as well.
+
+    At the end the daemon is given LAST_WORDS_SECONDS to take what is left. What is still in the ring then
+    stays there for it, even beyond the end of the domain; what did not fit goes to the hypervisor's console.
+    Inside a context of the same kernel, this is that one's console.
 
     Raises:
-        NoConsole: there is none.
+        NoConsole: the toolstack gave the domain none.
     """
-    ring = kernel.console_ring
-    if ring is None:
+    if isinstance(kernel.console, HvcConsole):
+        yield kernel.console
+        return
+    if kernel.console_ring is None:
         raise NoConsole
-    console = HvcConsole(kernel.memory.page(ring.pfn), kernel.events.adopt(ring.port))
-    before, kernel.console = kernel.console, console
+    pfn, port = kernel.console_ring
+    before = kernel.console
+    console = HvcConsole(kernel.memory.page(pfn), kernel.events.adopt(port), before)
+    kernel.console = console
     try:
         yield console
     finally:
         kernel.console = before
-        with anyio.move_on_after(DRAIN_SECONDS, shield=True):
+        with anyio.move_on_after(LAST_WORDS_SECONDS, shield=True):
             await console.drain()
         console.detach()

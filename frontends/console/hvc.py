@@ -1,113 +1,166 @@
-"""A console on the page of xencons_interface, as Linux's hvc_xen drives it.
+"""The console driver: public/io/console.h, from the guest's end.
 
-The ring holds 2048 bytes of output; what does not fit waits here, up to a bound, and follows as the daemon reads. Input
-that nobody reads stays in the ring once a bound is reached, so that whoever types has to wait. A daemon that breaks the
-ring ends the console, not the domain.
+The page is this domain's own; the toolstack granted it to the daemon and opened the port. What the ring has
+no room for waits in a backlog of bounded size. Bytes pass as they are: what "\\n" means on a screen is the
+terminal's affair.
+
+The daemon's indices are not believed. When they cannot be right the console is closed for good, and what is
+written from then on goes where it went before there was a console. An event costs a bounded amount of work
+however many come (XSA-391), and nothing here takes a lock (XSA-441).
 """
 
-from collections.abc import AsyncIterator
+import re
 from typing import Final
 
+from kernel.console import Console
 from kernel.events import EventPort
 from kernel.parking import Broadcast
 from ringbuffers.errors import PeerViolation
-from ringbuffers.protocols.console import ConsolePage
+from ringbuffers.protocols.console import IN_SIZE, ConsolePage
 
 BACKLOG_BYTES: Final = 1 << 20
-INPUT_BYTES: Final = 4096
+"""How much may be written ahead of the daemon. What is more is lost, and counted."""
+
+MAX_LINE_BYTES: Final = 4096
+"""A longer line is read in pieces."""
+
+_LINE_END: Final = re.compile(rb"[\r\n]")
 
 
 class HvcConsole:
-    """The guest's end of a console.
+    """Made by `attached_console`, which also puts it into the place of the kernel's console.
 
-    dropped: bytes of output that found no room. violation: how the daemon broke the ring, if it did; output is dropped
-    and no input comes since then.
+    broken: what the daemon did, if the console was closed for it. lost_bytes: written, but never sent.
     """
 
-    def __init__(self, page: memoryview, port: EventPort) -> None:
+    def __init__(self, page: memoryview, port: EventPort, fallback: Console) -> None:
+        self.broken: PeerViolation | None = None
+        self.lost_bytes = 0
         self._page = ConsolePage(page)
         self._incoming, self._outgoing = self._page.guest_side()
         self._port = port
+        self._fallback = fallback
         self._backlog = bytearray()
         self._input = bytearray()
+        self._after_return = False
+        self._is_open = True
         self._changed = Broadcast()
-        self.dropped = 0
-        self.violation: PeerViolation | None = None
         port.on_event = self._on_event
+        self._on_event()
 
     def write(self, data: str | bytes) -> None:
-        """Sends text on its way; never waits. What goes beyond the backlog's bound is dropped and counted."""
+        """Send `data`, text as UTF-8. Never waits: whoever writes much should `drain` now and then."""
         raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        if not self._is_open:
+            self._fallback.write(raw)
+            return
         room = BACKLOG_BYTES - len(self._backlog)
-        if self.violation is not None:
-            room = 0
-        self.dropped += max(len(raw) - room, 0)
+        self.lost_bytes += max(len(raw) - room, 0)
         self._backlog += raw[:room]
-        self._exchange()
+        self._push()
 
     async def drain(self) -> None:
-        """Waits until the daemon has been given everything that was written."""
-        while self._backlog and self.violation is None:
+        """Return once the daemon has taken all that was written, or the console is closed."""
+        while self._undelivered():
             await self._changed.wait()
 
-    async def read(self) -> bytes:
-        """What was typed since, at least a byte. Raises PeerViolation when the ring is broken."""
-        while not self._input:
-            if self.violation is not None:
-                raise self.violation
-            await self._changed.wait()
-        data = bytes(self._input)
-        self._input.clear()
-        self._exchange()
-        return data
-
-    async def read_line(self) -> str:
-        """A line of what was typed, without its end; a longer one than 4096 bytes comes in pieces."""
-        while not (end := _line_end(self._input)):
-            if self.violation is not None:
-                raise self.violation
-            await self._changed.wait()
-        line = bytes(self._input[:end])
-        del self._input[:end]
-        self._exchange()
-        return line.rstrip(b"\r\n").decode("utf-8", "replace")
-
-    async def lines(self) -> AsyncIterator[str]:
-        """Lines as they are typed, for ever."""
+    async def read(self, limit: int = IN_SIZE) -> bytes:
+        """What was typed, at least one byte and at most `limit`; b"" when the console is closed."""
         while True:
-            yield await self.read_line()
+            self._pull()
+            if self._input or not self._is_open:
+                self._after_return = False
+                data = bytes(self._input[:limit])
+                del self._input[:limit]
+                return data
+            await self._changed.wait()
+
+    async def read_line(self) -> bytes:
+        """A line that was typed, with a final b"\\n" whether it was ended by "\\r", "\\n" or both.
+
+        Without one it is a piece of MAX_LINE_BYTES, or the rest when the console was closed; then b"".
+        """
+        while True:
+            self._pull()
+            line = self._take_line()
+            if line is not None:
+                return line
+            await self._changed.wait()
 
     def detach(self) -> None:
-        """Lets go of the page and the port, which stay open for whoever attaches next."""
-        self._port.on_event = None
-        self._page.detach()
+        """Let go of the page and the port. They stay the domain's, and may be attached anew."""
+        if self._is_open:
+            self._port.on_event = None
+            self._close()
 
     def _on_event(self) -> None:
-        self._exchange()
+        """The daemon has taken or sent something."""
+        self._push()
         self._changed.announce()
 
-    def _exchange(self) -> None:
-        """Moves what fits both ways, and tells the daemon if anything moved."""
-        if self.violation is not None:
+    def _push(self) -> None:
+        """Move what fits from the backlog to the ring."""
+        if not self._backlog or not self._is_open:
             return
         try:
-            sent = self._outgoing.write(self._backlog)
-            typed = self._incoming.read(INPUT_BYTES - len(self._input))
-        except PeerViolation as violation:
-            self.violation = violation
-            self.dropped += len(self._backlog)
-            self._backlog.clear()
-            self._changed.announce()
+            count = self._outgoing.write(self._backlog)
+        except PeerViolation as error:
+            self._break(error)
             return
-        del self._backlog[:sent]
-        self._input += typed
-        if sent or typed:
+        if count:
+            del self._backlog[:count]
             self._port.notify()
 
+    def _pull(self) -> None:
+        """Fetch what was typed, unless a line's worth waits here already: the rest stays with the daemon."""
+        if len(self._input) >= MAX_LINE_BYTES or not self._is_open:
+            return
+        try:
+            data = self._incoming.read()
+        except PeerViolation as error:
+            self._break(error)
+            return
+        if data:
+            self._input += data
+            self._port.notify()
 
-def _line_end(text: bytearray) -> int:
-    """How many bytes the first line has, its end included; 0 if it is not complete."""
-    found = min((at for at in (text.find(b"\n"), text.find(b"\r")) if at >= 0), default=-1)
-    if found >= 0:
-        return found + (2 if text[found : found + 2] == b"\r\n" else 1)
-    return len(text) if len(text) >= INPUT_BYTES else 0
+    def _take_line(self) -> bytes | None:
+        if self._after_return and self._input:
+            self._after_return = False
+            if self._input.startswith(b"\n"):
+                del self._input[:1]
+        found = _LINE_END.search(self._input, 0, MAX_LINE_BYTES)
+        if found is not None:
+            line = bytes(self._input[: found.start()]) + b"\n"
+            self._after_return = found.group() == b"\r"
+            del self._input[: found.end()]
+            return line
+        if len(self._input) < MAX_LINE_BYTES and self._is_open:
+            return None
+        piece = bytes(self._input[:MAX_LINE_BYTES])
+        del self._input[:MAX_LINE_BYTES]
+        return piece
+
+    def _undelivered(self) -> bool:
+        if not self._is_open:
+            return False
+        try:
+            return bool(self._backlog) or self._outgoing.readable > 0
+        except PeerViolation as error:
+            self._break(error)
+            return False
+
+    def _break(self, error: PeerViolation) -> None:
+        """The daemon cannot be talked to: close the port, so that it cannot even notify us any more."""
+        self.broken = error
+        self._port.close()
+        self._fallback.write(f"console closed: {error}\n")
+        self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._page.detach()
+        rest, self._backlog = self._backlog, bytearray()
+        if rest:
+            self._fallback.write(bytes(rest))
+        self._changed.announce()

@@ -1,0 +1,10 @@
+"""What can go wrong with a console, by culprit."""
+
+from kernel.errors import KernelError
+
+
+class NoConsole(KernelError):
+    """The toolstack gave this domain no console."""
+
+    def __init__(self) -> None:
+        super().__init__("this domain has no console: HVM_PARAM_CONSOLE_PFN is 0")
