@@ -107,16 +107,11 @@ class ConsoleDaemon:
 
     def _turn(self, console: GuestConsole) -> None:
         """One turn. An error of ours costs this domain its console and nobody else anything."""
-        was_open, was_writable = console.closed is None, console.log.failure is None
         try:
             console.turn()
         except Exception:
             self._log(f"console of domain {console.domid}: an error of ours:\n{traceback.format_exc()}")
             console.close("an error of the daemon")
-        if was_open and console.closed is not None:
-            self._log(f"console of domain {console.domid} closed: {console.closed}")
-        if was_writable and console.log.failure is not None:
-            self._log(f"console of domain {console.domid} cannot be logged: {console.log.failure}")
 
     def _enqueue(self, console: GuestConsole) -> None:
         if not console.queued:
@@ -161,42 +156,54 @@ class ConsoleDaemon:
             while True:
                 await watch.batch()
                 for number, console in enumerate(list(self._served.values()), 1):
-                    if self._is_dead(console.domid) and self._served.get(console.domid) is console:
+                    if self._is_dead(console) and self._served.get(console.domid) is console:
                         self._end(console, "the domain has died")
                     if not number % _SWEEP_SLICE:
                         await checkpoint()
                 await self._kernel.clock.sleep(SWEEP_SECONDS)
 
-    def _is_dead(self, domid: int) -> bool:
+    def _is_dead(self, console: GuestConsole) -> bool:
+        """Whether the domain of a console is gone, even if another has its number now."""
+        return console.identity != self._identify(console.domid)
+
+    def _identify(self, domid: int) -> bytes | None:
+        """The handle of the domain that has this number; None if none lives."""
         try:
             info = self._kernel.hypercalls.getdomaininfo(domid)
         except HypercallNoSuchDomain:
-            return True
-        return info.domain != domid or bool(info.flags & XEN_DOMINF_dying)
+            return None
+        alive = info.domain == domid and not info.flags & XEN_DOMINF_dying
+        return info.handle if alive else None
 
     async def _look(self, domid: int) -> None:
         """Connect or close, as XenStore says. One at a time, so that none acts on what is out of date."""
         async with self._looking:
             try:
                 keys = await read_keys(self._kernel.store, domid)
-            except BadKeys as error:
-                self._log(str(error))
+            except (BadKeys, StoreError) as error:
+                self._log(f"console of domain {domid}: {error}")
                 keys = None
             console = self._served.get(domid)
-            if console is not None and (keys is None or keys.port != console.port):
+            if console is not None and self._is_dead(console):
+                self._end(console, "the domain has died")
+            elif console is not None and (keys is None or keys.port != console.port):
                 self._end(console, "removed by the toolstack")
             if keys is not None and domid not in self._served:
                 self._begin(domid, keys)
 
     def _begin(self, domid: int, keys: ConsoleKeys) -> None:
+        identity = self._identify(domid)
+        if identity is None:
+            return
         try:
             log = self._logs.new_log(keys.name, domid, keys.log_bytes)
-            console = GuestConsole(domid, keys.name, keys.port, log)
-            link = ConsoleLink.connect(self._kernel, domid, keys.port, partial(self._enqueue, console))
+            console = GuestConsole(domid, identity, keys.port, log, self._log)
+            console.link = ConsoleLink.connect(
+                self._kernel, domid, keys.port, partial(self._enqueue, console)
+            )
         except (CannotConnect, OSError) as error:
             self._log(f"domain {domid} gets no console: {error}")
             return
-        console.serve(link)
         self._served[domid] = console
         self._ended.pop(domid, None)
 

@@ -2,6 +2,8 @@
 terminals send to the guest.
 """
 
+from collections.abc import Callable
+
 import anyio
 
 from backends.console.errors import ConsoleClosed
@@ -9,6 +11,7 @@ from backends.console.history import History
 from backends.console.link import ConsoleLink
 from backends.console.log import ConsoleLog
 from backends.console.terminal import Terminal
+from kernel.errors import KernelError
 from kernel.parking import Latch
 from ringbuffers.errors import PeerViolation
 
@@ -16,28 +19,28 @@ from ringbuffers.errors import PeerViolation
 class GuestConsole:
     """One console, from the domain's creation on; what it printed can be read after its end.
 
-    port: the guest's. closed: why it was closed, None while it is open. bytes_out: printed by the guest.
-    bytes_in: typed. queued: waits for its turn (the daemon's mark).
+    identity: the domain's handle; numbers are used again, handles are not. port: the guest's. log: where its
+    output goes. tell: takes a line for the operator. link: the ring, while it is served. closed: why it is not
+    any more. bytes_out: printed by the guest. bytes_in: typed. queued: waits for its turn (the daemon's mark).
     """
 
-    def __init__(self, domid: int, name: str, port: int, log: ConsoleLog) -> None:
+    def __init__(
+        self, domid: int, identity: bytes, port: int, log: ConsoleLog, tell: Callable[[str], None]
+    ) -> None:
         self.domid = domid
-        self.name = name
+        self.identity = identity
         self.port = port
         self.log = log
         self.closed: str | None = None
         self.bytes_out = 0
         self.bytes_in = 0
         self.queued = False
-        self._link: ConsoleLink | None = None
+        self._tell = tell
+        self.link: ConsoleLink | None = None
         self._history = History()
         self._terminals: dict[Terminal, None] = {}
         self._room = Latch()
         self._sending = anyio.Lock()
-
-    def serve(self, link: ConsoleLink) -> None:
-        """Serve the ring of `link`."""
-        self._link = link
 
     def turn(self) -> None:
         """Take what the guest has printed, a ring full at most, and let whoever types go on. A guest that
@@ -47,10 +50,10 @@ class GuestConsole:
         self._room.set()
 
     def _take(self) -> None:
-        if self._link is None:
+        if self.link is None:
             return
         try:
-            data = self._link.take()
+            data = self.link.take()
         except PeerViolation as error:
             self._abandon(error)
             return
@@ -59,7 +62,14 @@ class GuestConsole:
             self._history.append(data)
             for terminal in self._terminals:
                 terminal.feed(data)
-            self.log.append(data)
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Log, and tell the operator once if that begins to fail."""
+        failed_before = self.log.failure is not None
+        self.log.append(data)
+        if self.log.failure is not None and not failed_before:
+            self._tell(f"console of domain {self.domid} cannot be logged: {self.log.failure}")
 
     @property
     def last_line(self) -> str:
@@ -78,9 +88,10 @@ class GuestConsole:
 
     def attach(self) -> Terminal:
         """A terminal, to be used as an async context. Any number may be attached at a time."""
-        return Terminal(self.tail, self._send, self._enter, self._leave)
+        return Terminal(self._send, self._enter, self._leave)
 
     def _enter(self, terminal: Terminal) -> None:
+        terminal.feed(self.tail)
         if self.closed is None:
             self._terminals[terminal] = None
         else:
@@ -100,15 +111,16 @@ class GuestConsole:
                     await self._room.wait()
 
     def _give(self, data: memoryview) -> int:
-        if self._link is not None:
+        if self.link is not None:
             try:
-                return self._link.give(data)
+                return self.link.give(data)
             except PeerViolation as error:
                 self._abandon(error)
         raise ConsoleClosed(self.domid, self.closed or "not connected")
 
     def _abandon(self, error: PeerViolation) -> None:
         self._close(f"broken by the guest: {error}")
+        self._tell(f"console of domain {self.domid} closed: {self.closed}")
 
     def close(self, reason: str) -> None:
         """Take what is left in the ring, then unmap it. Terminals end; closing twice is the same as once."""
@@ -119,9 +131,12 @@ class GuestConsole:
         if self.closed is not None:
             return
         self.closed = reason
-        link, self._link = self._link, None
+        link, self.link = self.link, None
         if link is not None:
-            link.close()
+            try:
+                link.close()
+            except KernelError as error:
+                self._tell(f"console of domain {self.domid}: {error}")
         for terminal in self._terminals:
             terminal.end()
         self._terminals.clear()

@@ -25,13 +25,12 @@ class Terminal:
 
     def __init__(
         self,
-        shown: bytes,
         send: Callable[[bytes], Awaitable[None]],
         enter: Callable[["Terminal"], None],
         leave: Callable[["Terminal"], None],
     ) -> None:
         self.lost_bytes = 0
-        self._backlog = bytearray(shown)
+        self._backlog = bytearray()
         self._send = send
         self._enter = enter
         self._leave = leave

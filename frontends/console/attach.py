@@ -23,7 +23,7 @@ async def attached_console(kernel: Kernel) -> AsyncIterator[HvcConsole]:
     Inside a context of the same kernel, this is that one's console.
 
     Raises:
-        NoConsole: the toolstack gave the domain none.
+        NoConsole: the toolstack gave the domain none, or the daemon has broken it.
     """
     if isinstance(kernel.console, HvcConsole):
         yield kernel.console
@@ -41,3 +41,5 @@ async def attached_console(kernel: Kernel) -> AsyncIterator[HvcConsole]:
         with anyio.move_on_after(LAST_WORDS_SECONDS, shield=True):
             await console.drain()
         console.detach()
+        if console.broken is not None:
+            kernel.console_ring = None  # its port is closed: nobody can attach to it any more

@@ -4,7 +4,7 @@ from kernel.errors import KernelError
 
 
 class NoConsole(KernelError):
-    """The toolstack gave this domain no console."""
+    """The toolstack gave this domain no console, or the daemon has broken it."""
 
     def __init__(self) -> None:
-        super().__init__("this domain has no console: HVM_PARAM_CONSOLE_PFN is 0")
+        super().__init__("this domain has no console")

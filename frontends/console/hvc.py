@@ -46,7 +46,6 @@ class HvcConsole:
         self._is_open = True
         self._changed = Broadcast()
         port.on_event = self._on_event
-        self._on_event()
 
     def write(self, data: str | bytes) -> None:
         """Send `data`, text as UTF-8. Never waits: whoever writes much should `drain` now and then."""
