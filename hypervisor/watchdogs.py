@@ -28,7 +28,7 @@ class Watchdogs:
         self._in_use: dict[int, Timer] = {}
 
     def set(self, watchdog: int, timeout_s: int) -> int:
-        """0: take a free one, and return its number. Otherwise set that one again or, with timeout 0, free it.
+        """0: take a free one and return its number. Otherwise set that one again or, with timeout 0, free it.
 
         InvalidArgument for one that is not in use, NoSpace when none is free.
         """

@@ -1,13 +1,22 @@
-"""A host in virtual time, for tests of the core: time stands still until the test moves it."""
+"""What tests of the core stand on: a host in virtual time, and guests that make hypercalls by hand."""
 
 from collections.abc import Callable
+from typing import Final, TypeVar
 
-from hypervisor.domain import Domain
+from hypervisor.abi.layout import Struct
+from hypervisor.continuation import Continuation
+from hypervisor.domain import Domain, Traits
+from hypervisor.machine import Machine
 from hypervisor.vcpu.state import Vcpu
+
+ARGUMENT: Final = 0x100
+"""the guest address at which `Guest.operate` puts structs"""
+
+S = TypeVar("S", bound=Struct)
 
 
 class FakeHost:
-    """Records what the core asks for. `expire` is called by `advance` whenever a deadline comes up on the way."""
+    """Records what the core asks for. Time stands still until the test moves it."""
 
     def __init__(self, wall_clock_offset_ns: int = 1_700_000_000_123_456_789) -> None:
         self.time_ns = 0
@@ -47,3 +56,54 @@ class FakeHost:
         """The vCPUs kicked since the last call."""
         kicked, self.kicked = self.kicked, []
         return kicked
+
+
+class Guest:
+    """A domain with RAM at PFN 0, unpaused, that makes hypercalls as a kernel does, arguments in page 0."""
+
+    def __init__(
+        self, machine: Machine, *, pages: int = 8, vcpus: int = 1, max_event_port: int = 4095
+    ) -> None:
+        self.machine = machine
+        traits = Traits(max_vcpus=vcpus, max_event_port=max_event_port)
+        self.domain = machine.create_domain(traits, privileged=not machine.domains, max_pages=pages)
+        self.domain.add_vcpus()
+        gpfn = 0
+        for run in self.domain.reservation.allocate(pages):
+            self.domain.memory.add_ram(gpfn, run.mfn, run.count)
+            gpfn += run.count
+        self.domain.unpause()
+
+    @property
+    def domid(self) -> int:
+        return self.domain.domid
+
+    @property
+    def vcpu(self) -> Vcpu:
+        return self.domain.vcpus[0]
+
+    def hypercall(self, number: int, *args: int, vcpu: int = 0) -> int:
+        """One hypercall with all its continuations."""
+        caller = self.domain.vcpus[vcpu]
+        result = self.machine.hypercall(caller, number, args)
+        while isinstance(result, Continuation):
+            result = self.machine.hypercall(caller, result.number, result.args)
+        return result
+
+    def operate(self, number: int, operation: int, argument: S, *more: int, vcpu: int = 0) -> tuple[int, S]:
+        """A hypercall of the form (operation, ..., struct): its result, and the struct afterwards."""
+        memory = self.domain.memory
+        memory.write_struct(ARGUMENT, argument)
+        result = self.hypercall(number, operation, *more, ARGUMENT, vcpu=vcpu)
+        return result, memory.read_struct(type(argument), ARGUMENT)
+
+    def destroy(self, budget: int = 1000) -> None:
+        """Tear the domain down, as domctl does."""
+        while not self.domain.kill(budget):
+            pass
+
+
+def new_machine(memory_bytes: int = 64 << 20) -> tuple[Machine, FakeHost]:
+    """A machine without domains, in virtual time. The first Guest on it is dom0."""
+    host = FakeHost()
+    return Machine(host, memory_bytes), host
