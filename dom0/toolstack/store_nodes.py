@@ -9,10 +9,7 @@ from kernel.xenstore.transaction import Transaction
 
 async def write_nodes(transaction: Transaction, nodes: Iterable[Node]) -> None:
     """Writes `nodes` in their order; permissions are set at once: what follows below inherits them."""
-    for node in nodes:
-        await transaction.write(node.path, node.value)
-        if node.permissions is not None:
-            await transaction.set_perms(node.path, node.permissions)
+    await transaction.write_nodes((node.path, node.value, node.permissions) for node in nodes)
 
 
 async def remove_tree(transaction: Transaction, path: str) -> None:

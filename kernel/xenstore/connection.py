@@ -7,7 +7,8 @@ that is too long ends the connection, and everybody who waits is told.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from kernel.events import EventPort
@@ -67,6 +68,7 @@ class Connection:
         self._unsent: deque[bytes] = deque()
         self._replies: dict[int, Reply] = {}
         self._next_id = 1
+        self._corked = False
         self._new_waiter: NewWaiter[bytes] | None = None
         port.on_event = self._serve
 
@@ -88,8 +90,20 @@ class Connection:
         req_id = self._fresh_id()
         reply = self._replies[req_id] = Reply(kind, path, self._new_waiter())
         self._unsent.append(Message(kind, req_id, tx_id, payload).pack())
-        self._guarded(self._flush)
+        if not self._corked:
+            self._guarded(self._flush)
         return reply
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """Requests made inside the block leave at its end, with one notification. The block does not wait."""
+        self._corked = True
+        try:
+            yield
+        finally:
+            self._corked = False
+            if self.broken is None:
+                self._guarded(self._flush)
 
     def _fresh_id(self) -> int:
         """Ids count up and are not used again while their request is under way; 0 belongs to watch events."""

@@ -1,6 +1,6 @@
 """The requests that a client makes by itself and inside a transaction alike (docs/misc/xenstore.txt)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kernel.errors import KernelMisuse
@@ -46,7 +46,8 @@ class Operations:
         """The values of many nodes, asked for at once; None for those that are not there or not for us to
         see.
         """
-        replies = [self._send(XS_READ, strings(path), path) for path in paths]
+        with self._connection.corked():
+            replies = [self._send(XS_READ, strings(path), path) for path in paths]
         values: list[str | None] = []
         for reply in replies:
             try:
@@ -63,14 +64,22 @@ class Operations:
 
     async def write_many(self, values: Mapping[str, str]) -> None:
         """Write many nodes, in order, sent at once. Raises the first error, after all have been answered."""
-        failed: StoreError | None = None
-        for reply in [self._start_write(path, value) for path, value in values.items()]:
-            try:
-                await reply.wait()
-            except StoreError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        with self._connection.corked():
+            replies = [self._start_write(path, value) for path, value in values.items()]
+        await _all_answered(replies)
+
+    async def write_nodes(self, nodes: Iterable[tuple[str, str, Sequence[str] | None]]) -> None:
+        """Write many nodes, in order, sent at once: path, value, permissions (None: those of its parent).
+
+        Raises the first error, after all have been answered.
+        """
+        replies: list[Reply] = []
+        with self._connection.corked():
+            for path, value, permissions in nodes:
+                replies.append(self._start_write(path, value))
+                if permissions is not None:
+                    replies.append(self._start_set_perms(path, permissions))
+        await _all_answered(replies)
 
     def _start_write(self, path: str, value: str | bytes) -> Reply:
         data = value if isinstance(value, bytes) else encode(value)
@@ -136,9 +145,24 @@ class Operations:
 
     async def set_perms(self, path: str, permissions: Sequence[str]) -> None:
         """Set who may do what; the first entry names the owner and what all others may."""
+        await self._start_set_perms(path, permissions).wait()
+
+    def _start_set_perms(self, path: str, permissions: Sequence[str]) -> Reply:
         if not permissions:
             raise KernelMisuse("permissions", permissions, "at least the owner's")
-        await self._send(XS_SET_PERMS, strings(path, *permissions), path).wait()
+        return self._send(XS_SET_PERMS, strings(path, *permissions), path)
 
     def _send(self, kind: int, payload: bytes, path: str) -> Reply:
         return self._connection.request(kind, payload, path, self._tx_id)
+
+
+async def _all_answered(replies: Iterable[Reply]) -> None:
+    """Waits for all; raises the first error then."""
+    failed: StoreError | None = None
+    for reply in replies:
+        try:
+            await reply.wait()
+        except StoreError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
