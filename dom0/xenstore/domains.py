@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from dom0.xenstore.domain import CONTROL_DOMID, Domain, DomainInfo
 from dom0.xenstore.errors import CannotConnect, Invalid
 from dom0.xenstore.operations import remove_tree
+from dom0.xenstore.paths import ROOT
 from dom0.xenstore.permissions import private_to
 from dom0.xenstore.quotas import Quotas
 from dom0.xenstore.store import Direct
@@ -87,7 +88,9 @@ class Domains:
         view = Direct(core.store)
         for path in list(domain.owned):
             node = core.store.nodes.get(path)
-            if node is not None:
+            if path == ROOT and node is not None:  # the one node that has to be there
+                view.assign(path, view.change(path, node), node.permissions.owned_by(self.control))
+            elif node is not None:
                 remove_tree(view, path, node)
         for name, allowed in core.watches.special.items():
             if allowed.owner is domain:

@@ -51,7 +51,11 @@ class Permissions:
 
     def inherited_by(self, domain: Domain) -> "Permissions":
         """The list of a node that `domain` creates below: guests own what they create."""
-        if domain.privileged or domain is self.owner:
+        return self if domain.privileged else self.owned_by(domain)
+
+    def owned_by(self, domain: Domain) -> "Permissions":
+        """The same list with another owner."""
+        if domain is self.owner:
             return self
         first = self.wire.index(b"\0")
         wire = b"%s%d" % (self.wire[:1], domain.domid) + self.wire[first:]

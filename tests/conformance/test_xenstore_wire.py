@@ -1,7 +1,7 @@
 """Every request recorded from C xenstored 4.17.7, and every answer and event in its order, byte for byte.
 
-Where the recording cut long payloads, they are rebuilt: each continues as it begins. The few answers that differ on
-purpose are listed with the reason (see docs/xenstore.md).
+Where the recording cut long payloads, they are rebuilt: each continues as it begins. The few answers that
+differ on purpose are listed with the reason (see docs/xenstore.md).
 """
 
 import ast

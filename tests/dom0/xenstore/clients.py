@@ -48,7 +48,7 @@ class Client:
         self.store.serve()
 
     def ask(self, kind: str, *strings: bytes | str, tx: int = 0, value: bytes | None = None) -> bytes:
-        """Send strings, each with its NUL, then `value`; the answer, which is the error's name if it is one."""
+        """Send strings, each with its NUL, then `value`; the answer, or the error's name."""
         payload = b"".join((s.encode() if isinstance(s, str) else s) + b"\0" for s in strings)
         return self.ask_raw(kind, payload + (value or b""), tx)
 
