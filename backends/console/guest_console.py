@@ -19,9 +19,10 @@ from ringbuffers.errors import PeerViolation
 class GuestConsole:
     """One console, from the domain's creation on; what it printed can be read after its end.
 
-    identity: the domain's handle; numbers are used again, handles are not. port: the guest's. log: where its
-    output goes. tell: takes a line for the operator. link: the ring, while it is served. closed: why it is not
-    any more. bytes_out: printed by the guest. bytes_in: typed. queued: waits for its turn (the daemon's mark).
+    identity: the domain's handle; numbers are used again, handles are not. port: the guest's. log: where
+    its output goes. tell: takes a line for the operator. link: the ring, while it is served. closed: why it
+    is not any more. bytes_out: printed by the guest. bytes_in: typed. queued: the daemon's mark that it waits
+    for its turn.
     """
 
     def __init__(
