@@ -1,6 +1,8 @@
 """`domzero`: launch a scenario, check one, or print the schema that editors use."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -84,5 +86,6 @@ def _write_report(report: RunReport, file: Path) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. A scenario's `module:name` is looked for where one stands, too."""
+    sys.path.insert(0, os.getcwd())
     app()

@@ -1,0 +1,1 @@
+"""Small programs and backends to start from; each is run by a test."""
