@@ -5,7 +5,7 @@ number of paths; beyond that it says only that something below the watched path 
 path itself (XSA-349). So whoever consumes events looks at the store and never relies on how many there were.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from kernel.parking import Latch
@@ -58,12 +58,15 @@ class Watch:
         paths, self._paths = self._paths, {}
         return list(paths)
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        while True:
-            while not self._paths:
-                if self._broken is not None:
-                    raise self._broken
-                await self._latch.wait()
-            path = next(iter(self._paths))
-            del self._paths[path]
-            yield path
+    def __aiter__(self) -> "Watch":
+        return self
+
+    async def __anext__(self) -> str:
+        """The path that changed longest ago. Raises StoreConnectionBroken."""
+        while not self._paths:
+            if self._broken is not None:
+                raise self._broken
+            await self._latch.wait()
+        path = next(iter(self._paths))
+        del self._paths[path]
+        return path
