@@ -169,10 +169,12 @@ class Device(ABC):
         return await read_state(self.kernel.store, self.path) is not XenbusState.Unknown
 
     async def _settle(self) -> bool:
-        """React to the peer's state as last read. Whether that has led to a state from which to go on."""
+        """React to the peer's state as last read. Whether that has led to a state from which to go on: from
+        Connected only a state that is read anew leads anywhere.
+        """
         before = self.own
         await self._apply(self._due())
-        return self.own not in (before, XenbusState.Unknown)
+        return self.own not in (before, XenbusState.Unknown, XenbusState.Connected)
 
     def _due(self) -> Event:
         """The event that the peer's state, as last read, amounts to."""
