@@ -248,6 +248,9 @@ class EventChannels:
             yield f"holds {sorted(self._freed)} for free, which are {free}"
         if any(self._channels[self._fresh :]) or self._channels[0] is not None:
             yield "uses a port that was never handed out"
+        polling = {vcpu for vcpu in self.domain.vcpus if vcpu.poll_port is not None}
+        if self.bits.pollers != polling:
+            yield f"would wake pollers {self.bits.pollers}, which are {polling}"
         if self._virqs != virqs:
             yield f"finds VIRQs at {sorted(self._virqs)}, has bound {sorted(virqs)}"
         for port, channel in enumerate(self._channels):

@@ -32,8 +32,6 @@ class Watchdogs:
 
         InvalidArgument for one that is not in use, NoSpace when none is free.
         """
-        if watchdog > NR_DOMAIN_WATCHDOG_TIMERS:
-            raise InvalidArgument("watchdog", watchdog, f"at most {NR_DOMAIN_WATCHDOG_TIMERS}")
         if watchdog == 0:
             return self._take(timeout_s)
         timer = self._in_use.get(watchdog)

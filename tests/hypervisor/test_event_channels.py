@@ -90,6 +90,18 @@ def test_a_send_marks_the_other_end_and_kicks_once() -> None:
     assert peer.domain.counters.upcalls == 1
 
 
+def test_a_word_that_the_guest_is_to_look_at_anyway_raises_no_second_upcall() -> None:
+    """The handler clears the upcall first and takes the selector later: what comes between, it sees."""
+    guest, peer, host = pair()
+    first, _ = connect(guest, peer)
+    second, _ = connect(guest, peer)
+    guest.domain.events.send(first)
+    peer.vcpu.info[0] = 0
+    host.take_kicks()
+    guest.domain.events.send(second)
+    assert (peer.vcpu.upcall_pending, host.take_kicks()) == (False, [])
+
+
 def test_a_masked_event_waits_for_unmask() -> None:
     guest, peer, host = pair()
     local, remote = connect(guest, peer)

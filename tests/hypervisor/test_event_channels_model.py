@@ -349,6 +349,13 @@ class EventChannelMachine(RuleBasedStateMachine):
         mine.pending -= {p for p in mine.pending if p // 64 in mine.selected[vcpu] and p not in mine.masked}
         mine.selected[vcpu] = set()
 
+    @rule(by=which, vcpu=st.integers(0, VCPUS - 1))
+    def begin_to_take_events(self, by: int, vcpu: int) -> None:
+        """An upcall handler that has come no further than its first store."""
+        guest = self.guests[by]
+        guest.domain.vcpus[vcpu].info[0] = 0
+        self.model[guest.domid].upcall[vcpu] = False
+
     # ---- blocking
 
     @rule(by=which, vcpu=st.integers(0, VCPUS - 1))
@@ -464,6 +471,7 @@ class EventChannelMachine(RuleBasedStateMachine):
                 assert bits(vcpu.info[8:16]) == sorted(mine.selected[vcpu.id])
                 assert vcpu.upcall_pending == mine.upcall[vcpu.id]
                 assert vcpu.blocked == mine.blocked[vcpu.id]
+                assert vcpu.poll_port == mine.polling.get(vcpu.id)
 
     @rule(by=which, at=which, port=ports)
     def status(self, by: int, at: int, port: int) -> None:

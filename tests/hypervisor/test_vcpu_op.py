@@ -229,8 +229,10 @@ def test_vcpu_info_only_in_pages_of_its_own() -> None:
     other = Guest(guest.machine)
     frame = other.domain.memory.mfn(0)
     guest.domain.memory.map_foreign(100, frame, True)
-    argument = vcpu_register_vcpu_info(mfn=100, offset=0)
-    assert guest.op(VCPUOP_register_vcpu_info, 0, argument) == -XEN_EINVAL
+    guest.domain.memory.map_foreign(101, guest.domain.shared_info_mfn, True)
+    for gpfn in (100, 101):
+        argument = vcpu_register_vcpu_info(mfn=gpfn, offset=0)
+        assert guest.op(VCPUOP_register_vcpu_info, 0, argument) == -XEN_EINVAL
 
 
 def test_vcpu_info_moves_once_and_only_for_oneself_or_a_vcpu_that_is_down() -> None:
