@@ -57,7 +57,7 @@ class MappedPage:
         self.view = view if writable else view.toreadonly()
 
 
-_NO_RUN = RamRun(0, 0, 0, memoryview(b""))
+_NO_RUN = RamRun(1, 0, -1, memoryview(b""))  # ends before it starts: no access is within
 
 
 class GuestMemory(GuestAccess):

@@ -97,6 +97,14 @@ def test_addresses_that_are_not_there_fault_and_never_wrap(memory: Memory, addre
         memory.guest.check_writable(address, 8)
 
 
+@pytest.mark.parametrize("address", [0, 5 * PAGE_SIZE, 1 << 64])
+def test_no_bytes_are_everywhere(memory: Memory, address: int) -> None:
+    for guest in (memory.guest, GuestMemory(memory.frames, 7)):
+        assert guest.read(address, 0) == b""
+        guest.write(address, b"")
+        guest.check_writable(address, 0)
+
+
 def test_structs_cross_pages_and_runs(memory: Memory) -> None:
     value = xen_hvm_param(domid=1, index=2, value=3)
     for address in (0, 5, PAGE_SIZE - 8, 4 * PAGE_SIZE - 8, 7 * PAGE_SIZE - 1):
