@@ -70,7 +70,8 @@ class Device(ABC):
         self._note(Event.CLOSE)
 
     def reopen(self) -> None:
-        """Begin a closed device anew, as soon as the peer has closed, too."""
+        """Begin a closed device anew, as soon as the peer has closed, too; `wait_connected` waits for that."""
+        self._again = True
         self._note(Event.REOPEN)
 
     def fail(self, error: Exception) -> None:
