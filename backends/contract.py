@@ -11,7 +11,7 @@ Which of the two is asked once, at opening.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -19,6 +19,11 @@ from pydantic import BaseModel
 
 SECTOR_BYTES: Final = 512
 """The unit of every sector number in blkif, whatever the device's own sector size is."""
+
+PAGE_BYTES: Final = 4096
+
+MAX_BUFFERS: Final = 1024
+"""How many buffers a store is given at once; as many as preadv(2) takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class BlockStore(ABC):
 
     @abstractmethod
     def read(self, offset: int, buffers: Sequence[memoryview]) -> Awaitable[None] | None:
-        """Fills `buffers`, one after the other, with the bytes from `offset` on.
+        """Fills `buffers`, at most MAX_BUFFERS, one after the other, with the bytes from `offset` on.
 
         Raises:
             OSError, StoreError: not all of them could be filled.
@@ -81,7 +86,7 @@ class BlockStore(ABC):
 
     @abstractmethod
     def write(self, offset: int, buffers: Sequence[memoryview]) -> Awaitable[None] | None:
-        """Stores `buffers`, one after the other, from `offset` on.
+        """Stores `buffers`, at most MAX_BUFFERS, one after the other, from `offset` on.
 
         The memory belongs to a guest, which may change it meanwhile: what is stored then is the guest's
         own affair, but nothing may be decided by looking at it twice.
@@ -89,6 +94,26 @@ class BlockStore(ABC):
         Raises:
             OSError, StoreError: not all of them could be stored; which ones were is undefined.
         """
+
+    def transfer_pages(
+        self, transfers: Iterable[tuple[int, int, Sequence[memoryview]]]
+    ) -> dict[int, Exception]:
+        """Many at once: triples of 0 to read or 1 to write, the offset, and one buffer of PAGE_BYTES.
+
+        Used only if `read` and `write` are plain methods, which this one calls, one after the other. A store whose own
+        calls are so quick that this one's cost counts puts a tighter loop in its place.
+
+        Returns:
+            What was raised, by the place of the transfer.
+        """
+        calls = self.read, self.write
+        failed: dict[int, Exception] = {}
+        for index, (writes, offset, buffers) in enumerate(transfers):
+            try:
+                calls[writes](offset, buffers)
+            except Exception as error:
+                failed[index] = error
+        return failed
 
     def flush(self) -> Awaitable[None] | None:  # noqa: B027 - called only if capabilities.flush
         """Makes every write that has returned durable, and does not return before."""

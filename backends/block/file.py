@@ -8,18 +8,17 @@ that against other processes and against other devices of this one.
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from os import preadv, pwritev
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
 
 from backends.block.geometry import SectorSize, sectors_of
 from backends.block.holes import can_punch, punch_hole
-from backends.contract import SECTOR_BYTES, BlockStore, Capabilities
-from backends.errors import BadStoreSize, ShortTransfer, StoreInUse, StoreUnavailable
-
-_IOV_MAX: Final = 1024  # buffers that preadv and pwritev take at once
+from backends.contract import PAGE_BYTES, SECTOR_BYTES, BlockStore, Capabilities
+from backends.errors import BadStoreSize, ShortTransfer, StoreError, StoreInUse, StoreUnavailable
 
 
 class FileStoreConfig(BaseModel):
@@ -76,15 +75,32 @@ class FileStore(BlockStore):
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """preadv(2) from the image. Raises ShortTransfer if it ends early, OSError."""
-        found = os.preadv(self._fd, buffers, offset) if len(buffers) <= _IOV_MAX else 0
-        if found != (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))):
-            self._piecewise(os.preadv, offset, buffers)
+        found = preadv(self._fd, buffers, offset)
+        if found != len(buffers[0]) or len(buffers) > 1:
+            self._complete(preadv, offset, buffers, found)
 
     def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """pwritev(2) to the image. Raises ShortTransfer if no more goes in, OSError."""
-        found = os.pwritev(self._fd, buffers, offset) if len(buffers) <= _IOV_MAX else 0
-        if found != (len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))):
-            self._piecewise(os.pwritev, offset, buffers)
+        found = pwritev(self._fd, buffers, offset)
+        if found != len(buffers[0]) or len(buffers) > 1:
+            self._complete(pwritev, offset, buffers, found)
+
+    def transfer_pages(
+        self, transfers: Iterable[tuple[int, int, Sequence[memoryview]]]
+    ) -> dict[int, Exception]:
+        """The same as a loop over `read` and `write`, without their calls."""
+        fd = self._fd
+        failed: dict[int, Exception] = {}
+        for index, (writes, offset, buffers) in enumerate(transfers):
+            try:
+                if writes:
+                    if (done := pwritev(fd, buffers, offset)) != PAGE_BYTES:
+                        self._complete(pwritev, offset, buffers, done)
+                elif (done := preadv(fd, buffers, offset)) != PAGE_BYTES:
+                    self._complete(preadv, offset, buffers, done)
+            except (OSError, StoreError) as error:
+                failed[index] = error
+        return failed
 
     def flush(self) -> None:
         """fdatasync(2): when it returns, everything written is on the medium."""
@@ -145,18 +161,20 @@ class FileStore(BlockStore):
     def _size_bytes(self) -> int:
         return os.lseek(self._fd, 0, os.SEEK_END)
 
-    def _piecewise(self, transfer: Any, offset: int, buffers: Sequence[memoryview]) -> None:
-        """The whole transfer again, in as many calls as it takes: the quick one did not do it at once."""
+    def _complete(
+        self, transfer: Any, offset: int, buffers: Sequence[memoryview], done: int
+    ) -> None:
+        """Sees to it that everything is transferred, of which `done` bytes were."""
         expected = sum(map(len, buffers))
-        done = 0
+        start = 0
         for buffer in buffers:
-            start = 0
-            while start < len(buffer):
-                found = transfer(self._fd, (buffer[start:],), offset + done)
+            end = start + len(buffer)
+            while done < end:
+                found = transfer(self._fd, (buffer[max(done - start, 0) :],), offset + done)
                 if not found:
                     raise ShortTransfer(self.path, offset, expected, done)
-                start += found
                 done += found
+            start = end
 
 
 def _reason(error: OSError) -> str:

@@ -9,6 +9,7 @@ is the exception: it is begun when nothing is in flight any more, and what comes
 """
 
 from collections.abc import Callable, Coroutine
+from itertools import groupby
 from typing import Any, Final
 
 from backends.block.pages import GrantedPages, Lease
@@ -18,7 +19,13 @@ from backends.contract import SECTOR_BYTES
 from kernel.parking import Waiter, waiter_factory
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
-from ringbuffers.protocols.blkif_runs import ResponseFields, pack_response_run, unpack_rw1_run
+from ringbuffers.protocols.blkif_columns import (
+    is_whole_page,
+    pack_successes,
+    set_status,
+    whole_page_requests,
+)
+from ringbuffers.protocols.blkif_runs import ResponseFields, pack_response_run
 from ringbuffers.ring import BackRing
 
 MAX_INDIRECT_SEGMENTS: Final = 256
@@ -54,10 +61,13 @@ class BlockQueue:
         self._spawn = spawn
         self._broken = broken
         self._answers: list[ResponseFields] = []
+        self._ready: list[bytes | bytearray] = []  # slots of answers, before `_answers`
         self._held = b""  # slots taken from the ring that wait for a barrier
         self._barrier: Operation | None = None
         self._in_flight = 0  # operations that are tasks now
         self._stopped = False
+        self._transfers_wait = "read" in service.disk.waits or "write" in service.disk.waits
+        self._unaligned = service.disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number that must be 0
         self._idle: Waiter[None] | None = None
 
     def drain(self) -> None:
@@ -70,7 +80,7 @@ class BlockQueue:
                 if run:
                     self._serve(run)
                     self._push()
-                elif not self.ring.rearm():
+                if self._barrier is None and not self.ring.rearm():
                     return
         except PeerViolation as violation:
             self._stopped = True
@@ -91,53 +101,43 @@ class BlockQueue:
 
     def _serve(self, run: bytes) -> None:
         """Serves a run of slots in order, up to a barrier that must wait."""
-        service = self._service
-        disk, recent = service.disk, self.pages.recent
-        read, write = disk.store.read, disk.store.write
-        last_page, unaligned = disk.sectors - blkif.SECTORS_PER_PAGE, disk.sector_size // SECTOR_BYTES - 1
-        quick = self._quick_operations()
-        answer = self._answers.append
-        reads = writes = 0
-        others: list[bytes] = []
-        for index, slot in enumerate(unpack_rw1_run(run)):
-            operation, segments, _, request_id, sector, gref, first, last = slot
-            if (
-                operation not in quick
-                or segments != 1
-                or last != 7
-                or first
-                or sector > last_page
-                or sector & unaligned
-                or gref not in recent
-            ):
-                others.append(run[index * _SLOT : (index + 1) * _SLOT])
-                continue
-            if others:
-                self._serve_together(others)
-                others = []
-                if self._barrier is not None:
-                    self._held += run[index * _SLOT :]
-                    break
-            try:
-                if operation:
-                    writes += 1
-                    write(sector << _SECTOR_SHIFT, recent[gref])
-                else:
-                    reads += 1
-                    read(sector << _SECTOR_SHIFT, recent[gref])
-                answer((request_id, operation, 0))
-            except Exception as error:
-                answer((request_id, operation, service.failed(error)))
-        service.stats.count_pages(reads, writes)
-        if others:
-            self._serve_together(others)
+        if self._serve_pages(run):
+            return
+        end = 0
+        for _, stretch in groupby(range(0, len(run), _SLOT), key=lambda at: is_whole_page(run[at : at + _SLOT])):
+            start, end = end, max(stretch) + _SLOT
+            if not self._serve_pages(run[start:end]):
+                self._serve_together([run[at : at + _SLOT] for at in range(start, end, _SLOT)])
+            if self._barrier is not None:
+                break
+        self._held += run[end:]
 
-    def _quick_operations(self) -> tuple[int, ...]:
-        """Operations that the walk over a run may hand to the store by itself."""
-        disk = self._service.disk
-        if "read" in disk.waits or "write" in disk.waits:
-            return ()
-        return (blkif.BLKIF_OP_READ,) if disk.read_only else (blkif.BLKIF_OP_READ, blkif.BLKIF_OP_WRITE)
+    def _serve_pages(self, run: bytes) -> bool:
+        """Serves a run that has nothing but reads and writes of whole pages which are mapped already.
+
+        False, and nothing was done, if it has anything else.
+        """
+        requests = whole_page_requests(run)
+        service = self._service
+        disk = service.disk
+        if requests is None or self._transfers_wait or (disk.read_only and 1 in requests.operations):
+            return False
+        operations, sectors, grefs = requests
+        pages = [page for page in map(self.pages.recent.get, grefs) if page is not None]
+        if len(pages) < len(grefs) or max(sectors) > disk.sectors - blkif.SECTORS_PER_PAGE:
+            return False
+        if self._unaligned and any(sector & self._unaligned for sector in sectors):
+            return False
+        answers = pack_successes(run)
+        offsets = [sector << _SECTOR_SHIFT for sector in sectors]
+        failed = disk.store.transfer_pages(zip(operations, offsets, pages))
+        for index, error in failed.items():
+            set_status(answers, index, service.failed(error))
+        writes = operations.count(1)
+        service.stats.count_pages(len(operations) - writes, writes)
+        self._flush_answers()
+        self._ready.append(answers)
+        return True
 
     def _serve_together(self, slots: list[bytes]) -> None:
         """Serves requests of any kind in order, as many at once as may have their pages mapped together."""
@@ -237,11 +237,17 @@ class BlockQueue:
     def _answer(self, request: Operation | Refusal, status: int) -> None:
         self._answers.append((request.id, request.operation, status))
 
+    def _flush_answers(self) -> None:
+        if self._answers:
+            self._ready.append(pack_response_run(self._answers))
+            self._answers.clear()
+
     def _push(self) -> None:
         """Shows the frontend all answers at once."""
-        if self._answers:
-            self.ring.put_run(pack_response_run(self._answers))
-            self._answers.clear()
+        self._flush_answers()
+        if self._ready:
+            self.ring.put_run(b"".join(self._ready))
+            self._ready.clear()
             if self.ring.publish():
                 self._notify()
 

@@ -13,6 +13,7 @@ from kernel.kernel import Kernel
 from kernel.ledger import owned_by
 from kernel.pages import Pages
 from kernel.parking import NewWaiter, Waiter
+from ringbuffers.protocols.blkif_columns import page_word
 
 PAGE_BYTES: Final = 4096
 _GROW_BY: Final = 32
@@ -20,13 +21,16 @@ _ZEROES: Final = bytes(PAGE_BYTES)
 
 
 class PageBuffer:
-    """One page to read into or write from without a copy. view: its 4096 bytes. gref: the backend's name for it."""
+    """One page to read into or write from without a copy. view: its 4096 bytes. gref: the backend's name for it.
+    word: the page as a whole, in a request.
+    """
 
-    __slots__ = ("gref", "view")
+    __slots__ = ("gref", "view", "word")
 
     def __init__(self, gref: int, view: memoryview) -> None:
         self.gref = gref
         self.view = view
+        self.word = page_word(gref)
 
 
 class _Turn:
@@ -112,6 +116,14 @@ class BufferPool:
         if buffers:
             self.give(buffers)
             self._unstaged(len(buffers))
+
+    def unstage_one(self, buffer: PageBuffer) -> None:
+        """Takes back the page of `stage_one`."""
+        if self._waiting or not self.trusted:
+            self.unstage((buffer,))
+        else:
+            self._staged -= 1
+            self._free.append(buffer)
 
     async def _wait_turn(self, count: int) -> None:
         """Waits for room, which is counted as staged before this task runs again."""

@@ -1,18 +1,19 @@
 """Moving data to and from a disk: from calls to requests, and back from answers to results or errors."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from frontends.block.buffers import BufferPool, PageBuffer
 from frontends.block.errors import DiskMisuse, NotSupported, RequestFailed
 from frontends.block.keys import DiskKeys
 from frontends.block.queue import RequestQueue
 from frontends.block.stats import DiskStats
-from frontends.block.submissions import Description, OnePage, Pages, Slots, Submission
+from frontends.block.submissions import Caller, Pages, Slots, Submission
 from frontends.block.transfers import Packer, packed_discard, packed_flush, plan_transfer
 from kernel.parking import NewWaiter
 from kernel.xenbus.drivers import DeviceClosed
 from ringbuffers.protocols import blkif
+from ringbuffers.protocols.blkif_columns import page_word
 
 SECTOR_BYTES: Final = blkif.SECTOR_SIZE
 PAGE_SECTORS: Final = blkif.SECTORS_PER_PAGE
@@ -49,16 +50,12 @@ class DiskData:
 
     async def read(self, sector: int, count: int) -> bytes:
         """The content of `count` sectors from `sector` on. Raises DiskMisuse, RequestFailed, DeviceClosed."""
-        self._check(sector, count)
         if count > PAGE_SECTORS:
+            self._check(sector, count)
             return b"".join([await self._read_piece(*piece) for piece in _pieces(sector, count)])
-        staged = [self._pool.stage_one() or (await self._pool.stage(1))[0]]
-        view = staged[0].view
-        await self._carry_out(
-            OnePage(blkif.BLKIF_OP_READ, sector, count, staged[0].gref, self._new_waiter()), staged
-        )
-        data = bytes(view[: count * SECTOR_BYTES])
-        self._pool.unstage(staged)
+        buffer = await self._page(blkif.BLKIF_OP_READ, sector, count, None)
+        data = bytes(buffer.view if count == PAGE_SECTORS else buffer.view[: count * SECTOR_BYTES])
+        self._pool.unstage_one(buffer)
         return data
 
     async def write(self, sector: int, data: Memory, *, barrier: bool = False) -> None:
@@ -67,17 +64,35 @@ class DiskData:
         """
         view = memoryview(data).cast("B")
         count = self._whole_sectors(view)
-        self._check(sector, count)
         operation = blkif.BLKIF_OP_WRITE_BARRIER if barrier else blkif.BLKIF_OP_WRITE
-        if count > PAGE_SECTORS:
-            for at, sectors in _pieces(sector, count):
-                start = (at - sector) * SECTOR_BYTES
-                await self._write_piece(operation, at, view[start : start + sectors * SECTOR_BYTES])
+        if count <= PAGE_SECTORS:
+            self._pool.unstage_one(await self._page(operation, sector, count, view))
             return
-        staged = [self._pool.stage_one() or (await self._pool.stage(1))[0]]
-        staged[0].view[: len(view)] = view
-        await self._carry_out(OnePage(operation, sector, count, staged[0].gref, self._new_waiter()), staged)
-        self._pool.unstage(staged)
+        self._check(sector, count)
+        for at, sectors in _pieces(sector, count):
+            start = (at - sector) * SECTOR_BYTES
+            await self._write_piece(operation, at, view[start : start + sectors * SECTOR_BYTES])
+
+    async def _page(self, operation: int, sector: int, count: int, data: memoryview | None) -> PageBuffer:
+        """One request of one page, which is staged, filled with `data` for a write, and returned."""
+        self._check(sector, count)
+        buffer = self._pool.stage_one() or (await self._pool.stage(1))[0]
+        if data is not None:
+            buffer.view[: len(data)] = data
+        caller = Caller(operation, 1, self._new_waiter())
+        try:
+            if self.lost is not None:
+                self._refuse(caller)
+            page = buffer.word if count == PAGE_SECTORS else page_word(buffer.gref, count)
+            self._queue.submit_page(caller, operation | 1 << 8, sector, page)
+            await caller.waiter.wait()
+            if caller.failures is not None:
+                self._raise_failure(caller.failures)
+        except BaseException:
+            self._give_back(caller, (buffer,), ())
+            raise
+        self.stats.count(operation, 1)
+        return buffer
 
     # Pages of the disk
 
@@ -141,29 +156,39 @@ class DiskData:
     # How it is done
 
     async def _carry_out(
-        self, submission: Submission, staged: Sequence[PageBuffer] = (), lent: Sequence[PageBuffer] = ()
+        self, caller: Caller, submission: Submission, staged: Sequence[PageBuffer] = (), lent: Sequence[PageBuffer] = ()
     ) -> None:
-        """Sends and waits. If that raises, pages that were staged or lent for it go back to the pool as soon as no request
-        uses them.
-        """
+        """Sends and waits. If that raises, pages that were staged or lent for it go back to the pool."""
+        requests = submission.left
         try:
             if self.lost is not None:
-                submission.ended = True
-                raise type(self.lost)(self.lost.path, self.lost.cause)
+                self._refuse(caller)
             self._queue.submit(submission)
-            await submission.waiter.wait()
-            if submission.failures:
-                raise self._failure(submission)
+            await caller.waiter.wait()
+            if caller.failures is not None:
+                self._raise_failure(caller.failures)
         except BaseException:
-            if submission.ended:
-                self._give_back(staged, lent)
-            else:
-                submission.abandoned = lambda: self._give_back(staged, lent)
+            self._give_back(caller, staged, lent)
             raise
+        self.stats.count(caller.operation, requests)
 
-    def _give_back(self, staged: Sequence[PageBuffer], lent: Sequence[PageBuffer]) -> None:
-        self._pool.unstage(staged)
-        self._pool.give(lent)
+    def _give_back(self, caller: Caller, staged: Sequence[PageBuffer], lent: Sequence[PageBuffer]) -> None:
+        """Gives pages of a call that has failed or was cancelled back to the pool, as soon as no request uses them."""
+
+        def give() -> None:
+            self._pool.unstage(staged)
+            self._pool.give(lent)
+
+        if caller.ended:
+            give()
+        else:
+            caller.abandoned = give
+
+    def _refuse(self, caller: Caller) -> NoReturn:
+        """The disk is gone."""
+        caller.ended = True
+        assert self.lost is not None
+        raise type(self.lost)(self.lost.path, self.lost.cause)
 
     async def _read_piece(self, sector: int, count: int) -> bytes:
         staged = await self._pool.stage(-(-count // PAGE_SECTORS))
@@ -192,20 +217,31 @@ class DiskData:
         """One transfer, in as few requests as may be. `staged`: as in `_carry_out`."""
         indirect = min(self._max_indirect, self.keys.max_indirect_segments)
         plan = plan_transfer(operation, sector, count, buffers, indirect, self._pool)
-        await self._carry_out(Slots(operation, plan.packers, self._new_waiter()), staged, plan.lists)
+        caller = Caller(operation, len(plan.packers), self._new_waiter())
+        await self._carry_out(caller, Slots(caller, plan.packers), staged, plan.lists)
         self._pool.give(plan.lists)
 
     async def _command(self, operation: int, packer: Packer) -> None:
-        await self._carry_out(Slots(operation, [packer], self._new_waiter()))
+        caller = Caller(operation, 1, self._new_waiter())
+        await self._carry_out(caller, Slots(caller, [packer]))
 
     async def _many(self, operation: int, items: Sequence[tuple[int, PageBuffer | Memory]]) -> None:
+        if not items:
+            return
         sectors = [sector for sector, _ in items]
-        grefs = [buffer.gref for _, buffer in items if isinstance(buffer, PageBuffer)]
-        if len(grefs) != len(sectors):
+        try:
+            pages = [buffer.word for _, buffer in items]  # type: ignore[union-attr]
+        except AttributeError:
             await self._many_staged(operation, items)
-        elif sectors:
-            self._check_pages(sectors)
-            await self._carry_out(Pages(operation, sectors, grefs, None, self._new_waiter()))
+            return
+        self._check_pages(sectors)
+        await self._send_pages(operation, sectors, pages)
+
+    async def _send_pages(
+        self, operation: int, sectors: Sequence[int], pages: Sequence[int], staged: Sequence[PageBuffer] = ()
+    ) -> None:
+        caller = Caller(operation, len(sectors), self._new_waiter())
+        await self._carry_out(caller, Pages(caller, operation | 1 << 8, sectors, pages), staged)
 
     async def _many_staged(self, operation: int, items: Sequence[tuple[int, PageBuffer | Memory]]) -> None:
         """The same with memory that the backend cannot reach."""
@@ -216,10 +252,8 @@ class DiskData:
             if operation == blkif.BLKIF_OP_WRITE:
                 for part, buffer in zip(some, staged):
                     buffer.view[: len(part.view)] = part.view
-            grefs = [buffer.gref for buffer in staged]
-            lasts = [len(part.view) // SECTOR_BYTES - 1 for part in some]
-            sectors = [part.sector for part in some]
-            await self._carry_out(Pages(operation, sectors, grefs, lasts, self._new_waiter()), staged)
+            pages = [page_word(buffer.gref, len(part.view) // SECTOR_BYTES) for buffer, part in zip(staged, some)]
+            await self._send_pages(operation, [part.sector for part in some], pages, staged)
             if operation == blkif.BLKIF_OP_READ:
                 for part, buffer in zip(some, staged):
                     part.view[:] = buffer.view[: len(part.view)]
@@ -255,23 +289,16 @@ class DiskData:
             for sector in sectors:
                 self._check(sector, PAGE_SECTORS)
 
-    def _failure(self, submission: Submission) -> RequestFailed:
-        """The error for the first refused request."""
-        description, status = submission.failures[0]
-        operation, sector = description[0], _sector_of(description)
+    def _raise_failure(self, failures: Sequence[tuple[bytes, int]]) -> NoReturn:
+        """Raises for the first refused request; its sector number has the same place in all kinds of slots."""
+        slot, status = failures[0]
+        sector = int.from_bytes(slot[16:24], "little")
         if status == blkif.BLKIF_RSP_EOPNOTSUPP:
-            return NotSupported(self.name, operation, sector)
-        return RequestFailed(self.name, operation, sector, status)
+            raise NotSupported(self.name, slot[0], sector)
+        raise RequestFailed(self.name, slot[0], sector, status)
 
 
 def _pieces(sector: int, count: int) -> Iterator[tuple[int, int]]:
     """A long transfer in parts: first sector and number of sectors of each."""
     for start in range(0, count, _PIECE_SECTORS):
         yield sector + start, min(_PIECE_SECTORS, count - start)
-
-
-def _sector_of(description: Description) -> int:
-    """Where a request begins; the sector number has the same place in all kinds of slots."""
-    if isinstance(description, bytes):
-        return int.from_bytes(description[16:24], "little")
-    return description[4]

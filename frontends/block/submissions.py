@@ -1,45 +1,35 @@
-"""What callers wait for: one or many requests, and how each becomes a slot when an id is free.
+"""What callers wait for: one or many requests, and how they become slots when there is room on the ring.
 
-A request on its way is described by what its slot holds: the tuple of a request with one segment (most are), or the
-packed slot. The description is kept until the answer comes, so that it can be sent again to a backend that comes back.
+A submission waits in the queue until all of its requests have an id, and it is settled when all are answered. What tasks
+ask for one by one is gathered in a `Plug`, so that it goes out as one run, too.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import ClassVar
+from typing import NamedTuple
 
 from kernel.parking import Waiter
-from ringbuffers.protocols.blkif_runs import RW1
-
-Description = RW1 | bytes
-"""A request as it is on the ring. Of both kinds, the first item is the operation."""
+from ringbuffers.protocols.blkif_columns import pack_page_requests
 
 
-class Submission(ABC):
-    """Requests of one caller.
+class Caller:
+    """Somebody who waits for `remaining` requests of one operation.
 
-    operation: the BLKIF_OP_* that the caller asked for. waiter: woken when the last is answered. left: requests that have no id yet. remaining: requests that have no answer
-    yet. failures: those that were refused, with their status. ended: no answer is waited for any more. abandoned: set when
-    the caller has gone; called at the end. packed: `take` returns slots, not tuples.
+    waiter: woken when the last is answered. failures: the slots of those that were refused, and the status. ended: no
+    answer is waited for any more. abandoned: set when the caller has gone; called at the end.
     """
 
-    packed: ClassVar[bool] = False
+    __slots__ = ("abandoned", "ended", "failures", "operation", "remaining", "waiter")
 
-    __slots__ = ("abandoned", "ended", "failures", "left", "operation", "remaining", "waiter")
-
-    def __init__(self, operation: int, count: int, waiter: Waiter[None]) -> None:
+    def __init__(self, operation: int, remaining: int, waiter: Waiter[None]) -> None:
         self.operation = operation
-        self.left = count
-        self.remaining = count
+        self.remaining = remaining
         self.waiter = waiter
+        self.failures: list[tuple[bytes, int]] | None = None
         self.ended = False
-        self.failures: list[tuple[Description, int]] = []
         self.abandoned: Callable[[], None] | None = None
-
-    @abstractmethod
-    def take(self, ids: Sequence[int]) -> Sequence[Description]:
-        """The next requests, one for each of `ids`, which are at most `left`."""
 
     def end(self, error: Exception | None) -> None:
         """Every request was answered, or none that has no answer ever will be, because of `error`."""
@@ -52,67 +42,98 @@ class Submission(ABC):
             self.waiter.fail(error)
 
 
+class Taken(NamedTuple):
+    """The next requests of a submission as slots, and whose each of them is."""
+
+    slots: bytes
+    callers: Iterable[Caller]
+
+
+class Submission(ABC):
+    """Requests in the queue. left: how many have no id yet."""
+
+    left: int
+
+    @abstractmethod
+    def take(self, ids: range) -> Taken:
+        """The next requests, one for each of `ids`, which are at most `left`."""
+
+    @abstractmethod
+    def callers(self) -> Iterable[Caller]:
+        """Everybody whose requests were not all taken."""
+
+
 class Pages(Submission):
-    """Reads or writes of one page each, or of the first sectors of one.
+    """Requests of one caller, of one page each. head: of all. sectors, pages: where, and the page words."""
 
-    sectors, grefs: of the pages, in order. lasts: the last sector used in each page; None: all eight of all.
-    """
+    __slots__ = ("_caller", "_head", "_pages", "_sectors", "left")
 
-    __slots__ = ("_grefs", "_lasts", "_sectors")
+    def __init__(self, caller: Caller, head: int, sectors: Sequence[int], pages: Sequence[int]) -> None:
+        self.left = len(sectors)
+        self._caller = caller
+        self._head = array("Q", (head,))
+        self._sectors = array("Q", sectors)
+        self._pages = array("Q", pages)
 
-    def __init__(
-        self,
-        operation: int,
-        sectors: Sequence[int],
-        grefs: Sequence[int],
-        lasts: Sequence[int] | None,
-        waiter: Waiter[None],
-    ) -> None:
-        super().__init__(operation, len(sectors), waiter)
-        self._sectors = sectors
-        self._grefs = grefs
-        self._lasts = lasts
-
-    def take(self, ids: Sequence[int]) -> Sequence[Description]:
-        """Tuples of the columns, put together by `zip` alone."""
+    def take(self, ids: range) -> Taken:
         start = len(self._sectors) - self.left
         end = start + len(ids)
         self.left -= len(ids)
-        columns = ids, self._sectors[start:end], self._grefs[start:end]
-        lasts = repeat(7) if self._lasts is None else self._lasts[start:end]
-        return list(zip(repeat(self.operation), repeat(1), repeat(0), *columns, repeat(0), lasts))
+        heads = self._head * len(ids)
+        slots = pack_page_requests(heads, ids, self._sectors[start:end], self._pages[start:end])
+        return Taken(slots, repeat(self._caller, len(ids)))
+
+    def callers(self) -> Iterable[Caller]:
+        return (self._caller,)
 
 
-class OnePage(Submission):
-    """A read or write within one page, whose first `sectors` it uses."""
+class Plug(Submission):
+    """Requests of many callers, of one page each; `add` is for as long as the first was not taken."""
 
-    __slots__ = ("_gref", "_last", "_sector")
+    __slots__ = ("_callers", "_heads", "_pages", "_sectors", "_start", "left")
 
-    def __init__(self, operation: int, sector: int, sectors: int, gref: int, waiter: Waiter[None]) -> None:
-        super().__init__(operation, 1, waiter)
-        self._sector = sector
-        self._last = sectors - 1
-        self._gref = gref
-
-    def take(self, ids: Sequence[int]) -> Sequence[Description]:
-        """The one tuple."""
+    def __init__(self) -> None:
         self.left = 0
-        return ((self.operation, 1, 0, ids[0], self._sector, self._gref, 0, self._last),)
+        self._start = 0
+        self._callers: list[Caller] = []
+        self._heads: list[int] = []
+        self._sectors: list[int] = []
+        self._pages: list[int] = []
+
+    def add(self, caller: Caller, head: int, sector: int, page: int) -> None:
+        """One more request."""
+        self.left += 1
+        self._callers.append(caller)
+        self._heads.append(head)
+        self._sectors.append(sector)
+        self._pages.append(page)
+
+    def take(self, ids: range) -> Taken:
+        start, self._start = self._start, self._start + len(ids)
+        self.left -= len(ids)
+        part = slice(start, self._start)
+        slots = pack_page_requests(self._heads[part], ids, self._sectors[part], self._pages[part])
+        return Taken(slots, self._callers[part])
+
+    def callers(self) -> Iterable[Caller]:
+        return self._callers[self._start :]
 
 
 class Slots(Submission):
-    """Requests of any kind. pack: for each, makes the slot of the id that it is given."""
+    """Requests of one caller, of any kind. pack: for each, makes the slot of the id that it is given."""
 
-    packed: ClassVar[bool] = True
+    __slots__ = ("_caller", "_pack", "left")
 
-    __slots__ = ("_pack",)
-
-    def __init__(self, operation: int, pack: Sequence[Callable[[int], bytes]], waiter: Waiter[None]) -> None:
-        super().__init__(operation, len(pack), waiter)
+    def __init__(self, caller: Caller, pack: Sequence[Callable[[int], bytes]]) -> None:
+        self.left = len(pack)
+        self._caller = caller
         self._pack = pack
 
-    def take(self, ids: Sequence[int]) -> Sequence[Description]:
-        """Their slots."""
+    def take(self, ids: range) -> Taken:
         start = len(self._pack) - self.left
         self.left -= len(ids)
-        return [pack(request_id) for pack, request_id in zip(self._pack[start:], ids)]
+        packed = [pack(request_id) for pack, request_id in zip(self._pack[start:], ids)]
+        return Taken(b"".join(packed), repeat(self._caller, len(ids)))
+
+    def callers(self) -> Iterable[Caller]:
+        return (self._caller,)
