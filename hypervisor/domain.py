@@ -97,6 +97,15 @@ class Domain:
             return Status.PAUSED
         return Status.BLOCKED if all(v.blocked for v in self.vcpus if v.online) else Status.RUNNING
 
+    # Memory
+
+    def populate(self, gpfn: int, count: int) -> None:
+        """Give it `count` zeroed frames of RAM from `gpfn` on. BadGpfn, OutOfMemory; then nothing has changed."""
+        self.memory.check_vacant(gpfn, count)
+        for run in self.reservation.allocate(count):
+            self.memory.add_ram(gpfn, run.mfn, run.count)
+            gpfn += run.count
+
     # vCPUs
 
     def add_vcpus(self) -> None:

@@ -83,16 +83,18 @@ def _run_together(
     domain = caller.domain
     memory = domain.memory
     version = memory.version
-    words = view[: count * ENTRY_SIZE].cast("Q")
-    for index in range(count):
-        call = _call.unpack_from(view, index * ENTRY_SIZE)
+    entries = view[: count * ENTRY_SIZE]
+    words = entries.cast("Q")
+    done = 0
+    for call in _call.iter_unpack(entries):  # which fetches each when it comes to it
         result = dispatch(caller, call[0], call[1:])
         if memory.version != version or isinstance(result, Continuation):
-            finished = _report(memory, address + index * ENTRY_SIZE, result)
-            return index + finished, finished
-        words[index * WORDS + RESULT_WORD] = result & U64
+            finished = _report(memory, address + done * ENTRY_SIZE, result)
+            return done + finished, finished
+        words[done * WORDS + RESULT_WORD] = result & U64
+        done += 1
         if domain.stopped or caller.blocked:
-            return index + 1, False
+            return done, False
     return count, True
 
 

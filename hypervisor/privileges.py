@@ -84,8 +84,8 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             version.XENVER_pagesize,
             version.XENVER_guest_handle,
             version.XENVER_commandline,
-            version.XENVER_build_id,
-        ),
+        )
+        | _each(Who.CONTROL, version.XENVER_build_id),
         xen.__HYPERVISOR_memory_op: _each(
             Who.TARGET,
             memory.XENMEM_increase_reservation,

@@ -136,13 +136,9 @@ def _increase(domain: Domain, _gpfn: int, extents: int, order: int) -> int:
 
 def _populate(domain: Domain, gpfn: int, extents: int, order: int) -> int:
     try:
-        domain.memory.check_vacant(gpfn, extents << order)
-        runs = domain.reservation.allocate(extents << order)
+        domain.populate(gpfn, extents << order)
     except XenError:
         return _one_by_one(domain, gpfn, extents, order, _populate)
-    for run in runs:
-        domain.memory.add_ram(gpfn, run.mfn, run.count)
-        gpfn += run.count
     return extents
 
 
