@@ -25,7 +25,7 @@ def audit(table: GrantTable) -> list[str]:
 
 
 def audit_entries(table: GrantTable) -> list[str]:
-    """Which entries do not show exactly the in-use bits of their pins. Nobody but the granter can cause one."""
+    """Which entries do not show exactly the in-use bits of their pins. Only the granter can cause that."""
     pins = dict(table.pins())
     found = []
     for reference in range(table.entries.count):

@@ -15,14 +15,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.grant_table import (
-    GNTTAB_NR_RESERVED_ENTRIES,
     GNTST_bad_domain,
     GNTST_bad_page,
     GNTST_eagain,
     GNTST_general_error,
-    GTF_permit_access,
     GTF_reading,
-    GTF_readonly,
     GTF_writing,
 )
 from hypervisor.errors import BadGpfn, BadGrantReference, InvalidArgument
@@ -85,17 +82,6 @@ class GrantTable:
         """The machine frame of shared frame `index`, grown on demand (XENMAPSPACE_grant_table)."""
         self.grow(index + 1)
         return self.shared_mfns[index]
-
-    def write_reserved(self, reference: int, domid: int, gpfn: int, *, readonly: bool = False) -> None:
-        """Let `domid` use the frame at `gpfn`, on the granter's behalf: how a toolstack grants the console
-        and XenStore rings before the domain runs. `reference` is GNTTAB_RESERVED_CONSOLE or another
-        reserved one.
-        """
-        if not 0 <= reference < GNTTAB_NR_RESERVED_ENTRIES:
-            raise InvalidArgument("reserved grant", reference, f"below {GNTTAB_NR_RESERVED_ENTRIES}")
-        if reference in self._pins:
-            raise BadGrantReference(self.domid, reference, "in use", status=GNTST_eagain)
-        self.entries.write(reference, domid, gpfn, GTF_permit_access | (GTF_readonly if readonly else 0))
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two entries that nobody uses (GNTTABOP_swap_grant_ref). BadGrantReference."""
