@@ -100,7 +100,7 @@ class Domain:
     # Memory
 
     def populate(self, gpfn: int, count: int) -> None:
-        """Give it `count` zeroed frames of RAM from `gpfn` on. BadGpfn, OutOfMemory; then nothing has changed."""
+        """Give it `count` zeroed frames of RAM from `gpfn` on. BadGpfn, OutOfMemory: nothing has changed."""
         self.memory.check_vacant(gpfn, count)
         for run in self.reservation.allocate(count):
             self.memory.add_ram(gpfn, run.mfn, run.count)

@@ -85,16 +85,14 @@ def _run_together(
     version = memory.version
     entries = view[: count * ENTRY_SIZE]
     words = entries.cast("Q")
-    done = 0
-    for call in _call.iter_unpack(entries):  # which fetches each when it comes to it
+    for index, call in enumerate(_call.iter_unpack(entries)):  # which fetches each when it comes to it
         result = dispatch(caller, call[0], call[1:])
         if memory.version != version or isinstance(result, Continuation):
-            finished = _report(memory, address + done * ENTRY_SIZE, result)
-            return done + finished, finished
-        words[done * WORDS + RESULT_WORD] = result & U64
-        done += 1
+            finished = _report(memory, address + index * ENTRY_SIZE, result)
+            return index + finished, finished
+        words[index * WORDS + RESULT_WORD] = result & U64
         if domain.stopped or caller.blocked:
-            return done, False
+            return index + 1, False
     return count, True
 
 
