@@ -123,9 +123,11 @@ class CoroutineVcpu:
         if parker is None:
             self._parker = parker = new_parker()
         vcpu.enter_runstate(RUNSTATE_blocked if vcpu.blocked else RUNSTATE_offline, self.now_ns())
-        while not vcpu.runnable:
-            await parker.park()
-        enter_running(vcpu)
+        try:
+            while not vcpu.runnable:
+                await parker.park()
+        finally:
+            enter_running(vcpu)  # a kernel may cancel its own wait and go on
 
     # ---- what the host calls
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hypervisor.vcpu.state import Vcpu
 
 NANOSECONDS: Final = 1_000_000_000
-LONGEST_SLEEP_S: Final = 3600.0
-"""deadlines may be centuries ahead, which no event loop can sleep for"""
 CRASHES_KEPT: Final = 256
 
 
@@ -148,7 +146,7 @@ class CoroutineHost:
             if delay_ns is None:
                 await parker.park()
             elif delay_ns > 0:
-                with anyio.move_on_after(min(delay_ns / NANOSECONDS, LONGEST_SLEEP_S)):
+                with anyio.move_on_after(delay_ns / NANOSECONDS):
                     await parker.park()
             else:
                 machine.expire_timers()

@@ -8,7 +8,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from hypervisor.abi.event_channel import EVTCHNOP_send, evtchn_send
+from hypervisor.abi.event_channel import EVTCHNOP_reset, EVTCHNOP_send, evtchn_reset, evtchn_send
 from hypervisor.abi.sched import (
     SCHEDOP_poll,
     SCHEDOP_shutdown,
@@ -20,6 +20,7 @@ from hypervisor.abi.sched import (
 )
 from hypervisor.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running
 from hypervisor.abi.xen import (
+    DOMID_SELF,
     VIRQ_CONSOLE,
     VIRQ_TIMER,
     shared_info,
@@ -28,6 +29,7 @@ from hypervisor.abi.xen import (
 from hypervisor.abi.xen import __HYPERVISOR_event_channel_op as EVENT_CHANNEL_OP
 from hypervisor.abi.xen import __HYPERVISOR_sched_op as SCHED_OP
 from hypervisor.abi.xen import __HYPERVISOR_set_timer_op as SET_TIMER_OP
+from hypervisor.continuation import SLICE_STEPS
 from hypervisor.domain import Domain
 from hypervisor.machine import Machine
 from hypervisor.vcpu.coroutine import CoroutineVcpu, PageNotPresent, Program
@@ -105,6 +107,8 @@ async def test_a_program_has_what_the_kernel_is_promised() -> None:
         assert (seen["pages"], seen["size"], seen["span"]) == (8, 4096, 3 * 4096)
         assert seen["clock"] >= 0
         assert guest.domain.shutdown_reason == SHUTDOWN_poweroff
+        await wait_all_tasks_blocked()
+        assert not here.host._executions
         info = vcpu_info.unpack(guest.vcpu.info)
         assert info.time.version == 2
         assert shared_info.unpack(guest.domain.shared_info).wc_sec > 1_500_000_000
@@ -211,6 +215,22 @@ async def test_a_poll_ends_at_its_port_and_leaves_no_upcall() -> None:
         await execution.finished.wait()
         assert log == ["polling", "polled"]
         assert not guest.vcpu.upcall_pending
+
+
+async def test_a_hypercall_goes_on_until_its_work_is_done() -> None:
+    async with world() as here:
+        guest = Guest(here.machine)
+        for _ in range(2 * SLICE_STEPS + 1):
+            guest.domain.events.bind_ipi(0)
+
+        async def program(platform: Platform) -> None:
+            platform.memory.page(0)[0x100:0x102] = evtchn_reset(dom=DOMID_SELF).pack()
+            assert platform.hypercall(EVENT_CHANNEL_OP, EVTCHNOP_reset, 0x100) == 0
+
+        execution = here.host.start(guest.domain, program)
+        await execution.finished.wait()
+        assert execution.failure is None
+        assert guest.domain.events.active == 0
 
 
 # ---- pausing
@@ -480,6 +500,29 @@ async def test_leaving_the_host_ends_all_programs() -> None:
         await wait_all_tasks_blocked()
     assert ended == ["program"]
     assert execution.failure is None
+
+
+async def test_a_kernel_may_cancel_its_wait_and_go_on() -> None:
+    states: list[int] = []
+
+    async with world() as here:
+        guest = Guest(here.machine)
+        guest.domain.events.bind_virq(VIRQ_CONSOLE, 0)
+
+        async def program(platform: Platform) -> None:
+            for _ in range(2):
+                with anyio.move_on_after(0):
+                    await platform.wait_upcall()
+                states.append(guest.vcpu.runstate)
+            await platform.wait_upcall()
+            assert guest.vcpu.upcall_pending
+
+        execution = here.host.start(guest.domain, program)
+        await wait_all_tasks_blocked()
+        guest.domain.events.raise_virq(VIRQ_CONSOLE)
+        await execution.finished.wait()
+        assert execution.failure is None
+    assert states == [RUNSTATE_running] * 2
 
 
 async def test_runstate_is_accounted() -> None:
