@@ -55,28 +55,30 @@ class FrameNumbers:
         self.free = limit - first
 
     def take(self, count: int) -> tuple[int, bool] | None:
-        """The first of `count` free numbers in a row, and whether it was never taken before. None if there
-        are none.
+        """The first of `count` free numbers in a row, and whether none of them was taken before. None if
+        there are no such.
         """
         same = self._by_length.get(count)
+        first = self._next
+        fresh = False
         if same:
             first = next(reversed(same))
             self._remove(first, count)
-        elif self._limit - self._next >= count:
-            first, self._next = self._next, self._next + count
-            self.free -= count
-            return first, True
-        else:
-            longer = min(
-                (length for length, runs in self._by_length.items() if runs and length > count), default=0
-            )
-            if not longer:
-                return None
+        elif self._limit - first >= count:
+            self._next = first + count
+            fresh = True
+        elif longer := min((n for n, runs in self._by_length.items() if runs and n > count), default=0):
             first = next(reversed(self._by_length[longer]))
             self._remove(first, longer)
             self._add(first + count, longer - count)
+        elif self._limit - self._ends.get(first, first) >= count:
+            first = self._ends[self._next]
+            self._remove(first, self._next - first)
+            self._next = first + count
+        else:
+            return None
         self.free -= count
-        return first, False
+        return first, fresh
 
     def exclude(self, number: int) -> None:
         """Never hand out `number`. Only before it has been taken; numbers that were given back are not looked

@@ -70,7 +70,7 @@ class Device(ABC):
         self._note(Event.CLOSE)
 
     def reopen(self) -> None:
-        """Begin a closed device anew, as soon as the peer has closed, too; `wait_connected` waits for that."""
+        """Begin a closed device anew once the peer has closed, too; `wait_connected` waits for that."""
         self._again = True
         self._note(Event.REOPEN)
 
