@@ -17,7 +17,7 @@ from struct import Struct as Codec
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import memory as abi
-from hypervisor.continuation import SLICE_STEPS, Continuation
+from hypervisor.continuation import Continuation
 from hypervisor.errors import GuestFault, NotPermitted, XenError
 from hypervisor.extent import PAGE_SHIFT
 from hypervisor.memory_command import MAX_EXTENTS, go_on
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DOMU_MAX_ORDER: Final = 9  # CONFIG_DOMU_MAX_ORDER
 CONTROL_MAX_ORDER: Final = 12  # CONFIG_HWDOM_MAX_ORDER
+EXTENTS_PER_SLICE: Final = 128  # each may split a run of the physmap
 PAGES_PER_SLICE: Final = 8192
 MAX_NUMNODES: Final = 64
 PFN_SIZE: Final = 8
@@ -65,7 +66,7 @@ def _sliced(caller: Vcpu, arg: int, done: int, operation: int, step: Step) -> in
     if not done < request.nr_extents <= MAX_EXTENTS or domain.is_dying:
         return done
     order = request.extent_order
-    wanted = min(request.nr_extents - done, SLICE_STEPS, max(1, PAGES_PER_SLICE >> order))
+    wanted = min(request.nr_extents - done, EXTENTS_PER_SLICE, max(1, PAGES_PER_SLICE >> order))
     if operation == abi.XENMEM_increase_reservation:
         finished = step(domain, 0, wanted, order)
     else:
