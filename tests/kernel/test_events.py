@@ -63,7 +63,7 @@ def test_ports_over_all_words_are_delivered_in_one_pass(pair: tuple[BareKernel, 
     assert heard == list(range(0, 200, 3))
 
 
-def test_an_event_that_comes_while_others_are_delivered_is_not_lost(
+def test_an_event_that_comes_during_delivery_is_not_lost(
     pair: tuple[BareKernel, BareKernel],
 ) -> None:
     first, second = pair
