@@ -5,6 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from backends.console import daemon
 from backends.console.errors import ConsoleClosed, NoConsole
 from backends.console.guest_console import GuestConsole
 from backends.console.keys import MIN_LIMIT_BYTES
@@ -127,13 +128,36 @@ async def test_a_storm_of_events_costs_one_turn_at_a_time(
 ) -> None:
     async with console_machine(tmp_path) as machine:
         console, kernel = await machine.boot("storm")
+        await anyio.wait_all_tasks_blocked()
         turns: list[int] = []
         monkeypatch.setattr(GuestConsole, "turn", lambda guest: turns.append(guest.domid))
         for _ in range(1000):
             notify(kernel)
+            machine.dom0.events.dispatch()
         await anyio.wait_all_tasks_blocked()
         assert turns == [console.domid]
         assert console.closed is None
+
+
+async def test_between_the_turns_of_many_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "_TURNS_AT_A_TIME", 1)
+    async with console_machine(tmp_path) as machine:
+        booted = [await machine.boot(f"guest{number}") for number in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        happened: list[str] = []
+        monkeypatch.setattr(GuestConsole, "turn", lambda guest: happened.append("turn"))
+
+        async def another() -> None:
+            while happened.count("turn") < len(booted):
+                happened.append("another")
+                await anyio.lowlevel.checkpoint()
+
+        for _, kernel in booted:
+            notify(kernel)
+        machine.dom0.events.dispatch()
+        await another()
+        first = happened.index("turn")
+        assert happened[first : first + 3] != ["turn"] * 3  # two at most: a loop may swap who goes first
 
 
 @pytest.mark.parametrize("key", ["port", "ring-ref", "limit", "type", "output", "tty", "backend"])

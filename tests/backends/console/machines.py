@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from anyio.abc import TaskStatus
 
 from backends.console.daemon import ConsoleDaemon
 from backends.console.guest_console import GuestConsole
@@ -18,13 +19,13 @@ from tests.kernel.guests import GUEST_BYTES, RunningMachine, running_machine
 
 @dataclass
 class ConsoleMachine:
-    """said: what the console daemon had to say to the operator."""
+    """said: what the console daemon had to say to the operator. consoles_scope: ends that daemon."""
 
     base: RunningMachine
     consoles: ConsoleDaemon
     toolstack: Toolstack
-    folder: Path
-    said: list[str] = field(default_factory=list)
+    consoles_scope: anyio.CancelScope
+    said: list[str]
 
     @property
     def dom0(self) -> Kernel:
@@ -80,8 +81,14 @@ async def console_machine(folder: Path) -> AsyncIterator[ConsoleMachine]:
         consoles = ConsoleDaemon(base.dom0, folder, log=said.append)
         toolstack = Toolstack(base.dom0, lambda: 0.0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consoles.run)
+            scope = await tasks.start(_run, consoles)
             tasks.start_soon(toolstack.run)
             await anyio.wait_all_tasks_blocked()
-            yield ConsoleMachine(base, consoles, toolstack, folder, said)
+            yield ConsoleMachine(base, consoles, toolstack, scope, said)
             tasks.cancel_scope.cancel()
+
+
+async def _run(consoles: ConsoleDaemon, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+    with anyio.CancelScope() as scope:
+        task_status.started(scope)
+        await consoles.run()

@@ -12,6 +12,7 @@ from backends.console.errors import ConsoleClosed, NoConsole
 from backends.console.terminal import Terminal
 from frontends.console.attach import attached_console
 from kernel.kernel import Kernel
+from ringbuffers.protocols.console import ConsolePage
 from tests.backends.console.machines import console_machine
 
 pytestmark = pytest.mark.anyio
@@ -45,26 +46,36 @@ async def test_a_console_is_found_by_the_watch_alone(tmp_path: Path) -> None:
 
 async def test_consoles_that_were_there_before_the_daemon_are_found(tmp_path: Path) -> None:
     async with console_machine(tmp_path / "one") as machine, anyio.create_task_group() as tasks:
-        first, kernel = await machine.boot("first")
-        late = ConsoleDaemon(machine.dom0, tmp_path / "two", log=machine.said.append)
-        first.close("made way for another daemon")
-        tasks.start_soon(late.run)
+        console, kernel = await machine.boot()
+        machine.consoles_scope.cancel()
         await anyio.wait_all_tasks_blocked()
-        async with attached_console(kernel) as console:
-            console.write("again")
-            await console.drain()
-        assert late.output(first.domid) == "again"
+        assert console.closed == "the daemon ends"
+        async with attached_console(kernel) as driver:
+            driver.write("while there is none, ")
+            late = ConsoleDaemon(machine.dom0, tmp_path / "two", log=machine.said.append)
+            tasks.start_soon(late.run)
+            await driver.drain()
+            driver.write("and afterwards")
+            await driver.drain()
+        assert late.output(console.domid) == "while there is none, and afterwards"
         tasks.cancel_scope.cancel()
 
 
-async def test_output_that_lies_in_the_ring_is_not_lost_when_the_domain_is_destroyed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["destroyed", "died", "daemon ends"])
+async def test_output_that_nobody_was_told_of_is_not_lost(tmp_path: Path, how: str) -> None:
     async with console_machine(tmp_path) as machine:
         console, kernel = await machine.boot()
-        async with attached_console(kernel) as driver:
-            driver.write("last words")
-            machine.base.machine.domain(console.domid).pause()
-            await machine.toolstack.destroy(console.domid)
-            driver.detach()
+        assert kernel.console_ring is not None
+        page = ConsolePage(kernel.memory.page(kernel.console_ring.pfn))
+        page.guest_side().outgoing.write(b"last words")
+        async with console.attach() as terminal:
+            if how == "destroyed":
+                await machine.toolstack.destroy(console.domid)
+            elif how == "died":
+                machine.dom0.hypercalls.destroydomain(console.domid)
+            else:
+                machine.consoles_scope.cancel()
+            assert [data async for data in terminal] == [b"last words"]
         assert machine.consoles.output(console.domid) == "last words"
 
 
