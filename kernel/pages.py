@@ -87,11 +87,10 @@ class FrameNumbers:
         if not self._next <= number < self._limit:
             return
         below, above = (self._next, number), (number + 1, self._limit)
-        self.free -= 1
-        kept, cut = (below, above) if number - self._next >= self._limit - number - 1 else (above, below)
-        self._next, self._limit = kept
-        if cut[0] < cut[1]:
-            self._add(cut[0], cut[1] - cut[0])
+        (self._next, self._limit), (first, end) = sorted((below, above), key=_length, reverse=True)
+        self.free -= 1 + end - first
+        if first < end:
+            self.give(first, end - first)
 
     def give(self, first: int, count: int) -> None:
         """Give back numbers that were taken; they need not be one run as it was taken."""
@@ -114,6 +113,10 @@ class FrameNumbers:
 
     def _remove(self, first: int, count: int) -> None:
         del self._starts[first], self._ends[first + count], self._by_length[count][first]
+
+
+def _length(span: tuple[int, int]) -> int:
+    return span[1] - span[0]
 
 
 class PageAllocator:

@@ -50,17 +50,18 @@ async def run_program(platform: Platform, program: Program, args: Mapping[str, A
 async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) -> int:
     """Run the program, or cancel it when the toolstack asks for an end; then end what it used, in order."""
     request = kernel.shutdown_requested
+    last_words: dict[str, str] = {}
     try:
         with anyio.CancelScope() as scope, request.calling(scope.cancel), owned_by("program"):
             code = await program(kernel, **args)
-            await _tell_the_store(kernel, {EXIT_CODE_PATH: str(code or 0)})
+            last_words[EXIT_CODE_PATH] = str(code or 0)
         reason = request.reason
     except Exception:
         kernel.log(traceback.format_exc())
         reason = SHUTDOWN_crash
     await kernel.close_devices()
-    reports = {f"{REPORT_FOLDER}/{name}": report() for name, report in kernel.reports.items()}
-    await _tell_the_store(kernel, reports)
+    last_words |= {f"{REPORT_FOLDER}/{name}": report() for name, report in kernel.reports.items()}
+    await _tell_the_store(kernel, last_words)
     return reason
 
 

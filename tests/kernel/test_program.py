@@ -115,4 +115,4 @@ async def test_a_domain_without_a_data_area_still_ends_well(anyio_backend: str) 
             await world.dom0.store.rm(f"/local/domain/{domid}/data")
             await world.dom0.store.write(f"/local/domain/{domid}/control/shutdown", "poweroff")
             assert await world.ended(domid) == SHUTDOWN_poweroff
-            assert "exit code 1" in world.console[domid]
+            assert "data/exit-code: WRITE data/exit-code: EACCES" in world.console[domid]
