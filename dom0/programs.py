@@ -1,4 +1,4 @@
-"""Guest programs by name: the ready-made ones of `guests/`, or `module:function`.
+"""Guest programs: the ready-made ones of `guests/`, `module:function`, or a function at hand.
 
 A program is `async def main(kernel: Kernel, args: Args) -> int | None`, where Args is a pydantic model;
 a program without arguments takes the kernel alone.
@@ -7,8 +7,9 @@ a program without arguments takes the kernel alone.
 import importlib
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +17,16 @@ from pydantic import BaseModel, ConfigDict
 from guests import READY_MADE
 from kernel.kernel import Kernel
 
+Main = Callable[..., Awaitable[int | None]]
+
 
 class ProgramError(Exception):
-    """A program cannot be loaded; the text says what was expected instead."""
+    """There is no program `name`; the text says what was expected instead."""
+
+    def __init__(self, name: str, expected: str) -> None:
+        super().__init__(expected)
+        self.name = name
+        self.expected = expected
 
 
 class NoArguments(BaseModel):
@@ -32,12 +40,13 @@ class Program:
     """A loaded guest program and the model of its arguments."""
 
     name: str
-    main: Callable[..., Awaitable[int | None]]
+    main: Main
     arguments: type[BaseModel]
 
-    def bind(self, args: dict[str, Any]) -> Callable[[Kernel], Awaitable[int | None]]:
-        """The program with its arguments validated and filled in."""
-        arguments = self.arguments.model_validate(args)
+    def bind(self, args: Mapping[str, Any] | BaseModel) -> Callable[[Kernel], Awaitable[int | None]]:
+        """The program with its arguments validated and filled in. Raises pydantic.ValidationError."""
+        given = args if isinstance(args, BaseModel) else dict(args)
+        arguments = self.arguments.model_validate(given)
         main = self.main
         if self.arguments is NoArguments:
             return main
@@ -52,24 +61,53 @@ def load_program(name: str) -> Program:
     """
     target = READY_MADE.get(name, name)
     module_name, colon, attribute = target.partition(":")
-    if not colon:
-        raise ProgramError(f"a ready-made guest ({', '.join(sorted(READY_MADE))}) or module:function")
+    if not (module_name and colon and attribute):
+        close = get_close_matches(name, READY_MADE, n=1)
+        known = f"{close[0]}, perhaps" if close else ", ".join(sorted(READY_MADE))
+        raise ProgramError(name, f"a ready-made guest ({known}) or module:function")
     try:
-        main = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise ProgramError(f"a module that can be imported ({error})") from error
-    except AttributeError as error:
-        raise ProgramError(f"a function of {module_name}, which has no {attribute!r}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ProgramError(
+            name, f"a module that can be imported ({type(error).__name__}: {error})"
+        ) from error
+    main = getattr(module, attribute, None)
+    if main is None:
+        raise ProgramError(name, f"a function of {module_name}, which has no {attribute!r}")
+    return program_of(main, name)
+
+
+def program_of(main: Main, name: str | None = None) -> Program:
+    """The program that an async function is; called `name`, or as the function calls itself.
+
+    Raises:
+        ProgramError: it does not have a program's shape.
+    """
+    shown = name or str(getattr(main, "__qualname__", main))
     if not inspect.iscoroutinefunction(main):
-        raise ProgramError("an async function that takes a kernel")
-    return Program(name, main, _arguments_of(main))
+        raise ProgramError(shown, "an async function that takes a kernel")
+    return Program(shown, main, _arguments_of(main, shown))
 
 
-def _arguments_of(main: Callable[..., Any]) -> type[BaseModel]:
+def _arguments_of(main: Main, name: str) -> type[BaseModel]:
     parameters = list(inspect.signature(main).parameters.values())
     if len(parameters) == 1:
         return NoArguments
-    annotation = typing.get_type_hints(main).get(parameters[1].name) if len(parameters) == 2 else None
+    annotation = _resolved(main, parameters[1].annotation) if len(parameters) == 2 else None
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        raise ProgramError("an async function of a kernel and, if it has arguments, one pydantic model")
+        raise ProgramError(name, "an async function of a kernel and, if it has arguments, one pydantic model")
     return annotation
+
+
+def _resolved(main: Main, annotation: object) -> object:
+    """What an annotation that is a string stands for: this one alone, since others may be there only for type
+    checkers.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    scope = getattr(inspect.unwrap(main), "__globals__", {})
+    probe = type("probe", (), {"__annotations__": {"args": annotation}})
+    try:
+        return typing.get_type_hints(probe, globalns=scope)["args"]
+    except (NameError, AttributeError, SyntaxError, TypeError):
+        return None

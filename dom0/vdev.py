@@ -19,6 +19,7 @@ class VirtualDeviceName(Exception):
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"{name!r} is no virtual disk name: {why}; expected one such as xvda, xvdb1 or d5p2")
         self.name = name
+        self.why = why
 
 
 def _disk_of_letters(letters: str) -> int:

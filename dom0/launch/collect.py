@@ -1,11 +1,10 @@
 """Gathers what the parts have counted into the report's models and the live table's rows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
 from pydantic import ValidationError
 
-from backends.block.backend import BlockBackend, ServedDisk
+from backends.block.backend import ServedDisk
+from backends.console.errors import NoConsole
+from dom0.embedding import GuestEnd
 from dom0.launch.status import DomainStatus
 from dom0.report.model import (
     DeviceReport,
@@ -15,42 +14,25 @@ from dom0.report.model import (
     MulticallReport,
     RingReport,
 )
+from dom0.services import Services
 from frontends.block.report import FrontendReport
 from hypervisor.domain import Domain
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a domain ended.
-
-    outcome: a shutdown reason by name. exit_code: what its program returned. crash: the traceback, if it
-    raised. leaks: grants that it had not ended. frontends: what its drivers left in XenStore, by device.
-    """
-
-    outcome: str
-    exit_code: int | None = None
-    crash: str = ""
-    leaks: Sequence[str] = ()
-    frontends: Mapping[str, str] = field(default_factory=dict)
+STILL_RUNNING = GuestEnd("running")
 
 
 def collect_domain(
-    name: str,
-    program: str,
-    domain: Domain,
-    ended: Ended,
-    blocks: BlockBackend | None = None,
+    name: str, program: str, domain: Domain, services: Services, end: GuestEnd = STILL_RUNNING
 ) -> DomainReport:
-    """A domain's part of the report, while the domain still exists."""
+    """A domain's part of the report, whether it still exists or has ended."""
     counters = domain.counters
-    disks = blocks.disks_of(domain.domid) if blocks is not None else []
     return DomainReport(
         name=name,
         domid=domain.domid,
         program=program,
-        outcome=ended.outcome,
-        exit_code=ended.exit_code,
-        crash=ended.crash,
+        outcome=end.outcome,
+        exit_code=end.exit_code,
+        crash=end.crash,
         hypercalls=dict(sorted(counters.hypercalls.items(), key=lambda item: -item[1])),
         multicall=MulticallReport(batches=counters.multicall_batches, entries=counters.multicall_entries),
         upcalls=counters.upcalls,
@@ -60,22 +42,28 @@ def collect_domain(
             unmapped=counters.grant_unmaps,
             copied=counters.grant_copies,
             bytes_copied=counters.bytes_copied,
-            leaked=len(ended.leaks),
-            leaks=list(ended.leaks),
+            leaked=len(end.leaks),
+            leaks=list(end.leaks),
         ),
-        devices=[_device(disk, ended.frontends) for disk in disks],
+        devices=[
+            _device(disk, end.drivers.get(f"vbd-{disk.devid}"))
+            for disk in services.blocks.disks_of(domain.domid)
+        ],
+        console_log=_console_log(services, domain.domid),
     )
 
 
-def _device(disk: ServedDisk, frontends: Mapping[str, str]) -> DeviceReport:
+def _device(disk: ServedDisk, frontend: str | None) -> DeviceReport:
     """Both ends of a disk: what the backend saw, and what the guest's kernel said of its own end."""
     stats, ring = disk.stats, disk.ring_stats
-    report = DeviceReport(
+    ours, latency = _parsed(frontend)
+    return DeviceReport(
         name=disk.vdev,
         kind="vbd",
         backend=disk.backend,
         requests=dict(stats.requests),
         errors=sum(stats.errors.values()),
+        last_error=stats.last_error,
         bytes_read=stats.bytes_read,
         bytes_written=stats.bytes_written,
         backend_ring=RingReport(
@@ -84,54 +72,53 @@ def _device(disk: ServedDisk, frontends: Mapping[str, str]) -> DeviceReport:
             notifications_sent=ring.notifications_sent,
             notifications_suppressed=ring.notifications_suppressed,
         ),
+        frontend=ours,
+        latency=latency,
     )
-    said = _parsed(frontends.get(f"vbd-{disk.devid}"))
-    if said is not None:
-        report.frontend = RingReport(
-            size=said.ring_size,
-            high_water=said.high_water,
-            notifications_sent=said.notifications_sent,
-            notifications_suppressed=said.notifications_suppressed,
-        )
-        report.latency = LatencyReport(
-            samples=said.samples, p50_us=said.p50_us, p99_us=said.p99_us, max_us=said.max_us
-        )
-    return report
 
 
-def _parsed(text: str | None) -> FrontendReport | None:
-    """A guest wrote this: what is no report counts as none."""
-    if text is None:
-        return None
+def _parsed(text: str | None) -> tuple[RingReport, LatencyReport]:
+    """A guest wrote this: what is no report, or makes no sense, counts as none."""
     try:
-        return FrontendReport.model_validate_json(text)
-    except ValidationError:
-        return None
-
-
-def snapshot_domain(
-    name: str,
-    program: str,
-    domain: Domain,
-    last_line: str = "",
-    *,
-    report: DomainReport | None = None,
-    blocks: BlockBackend | None = None,
-) -> DomainStatus:
-    """A row of the live table; `report` if the domain has ended."""
-    if report is not None:
-        return DomainStatus(
-            domid=report.domid,
-            name=name,
-            state=report.outcome,
-            program=program,
-            hypercalls=report.hypercalls_total,
-            upcalls=report.upcalls,
-            requests=sum(sum(device.requests.values()) for device in report.devices),
-            bytes_moved=sum(device.bytes_read + device.bytes_written for device in report.devices),
-            last_line=last_line,
+        said = FrontendReport.model_validate_json(text or "{}")
+        return (
+            RingReport(
+                size=said.ring_size,
+                high_water=said.high_water,
+                notifications_sent=said.notifications_sent,
+                notifications_suppressed=said.notifications_suppressed,
+            ),
+            LatencyReport(samples=said.samples, p50_us=said.p50_us, p99_us=said.p99_us, max_us=said.max_us),
         )
-    served = [disk.stats for disk in blocks.disks_of(domain.domid)] if blocks is not None else []
+    except ValidationError:
+        return RingReport(), LatencyReport()
+
+
+def _console_log(services: Services, domid: int) -> str:
+    try:
+        return str(services.consoles.console(domid).log.path)
+    except NoConsole:
+        return ""
+
+
+def row_of(report: DomainReport, last_line: str) -> DomainStatus:
+    """The live table's row of a domain that has ended."""
+    return DomainStatus(
+        domid=report.domid,
+        name=report.name,
+        state=report.outcome,
+        program=report.program,
+        hypercalls=report.hypercalls_total,
+        upcalls=report.upcalls,
+        requests=sum(device.requests_total for device in report.devices),
+        bytes_moved=sum(device.bytes_read + device.bytes_written for device in report.devices),
+        last_line=last_line,
+    )
+
+
+def live_row(name: str, program: str, domain: Domain, services: Services) -> DomainStatus:
+    """The live table's row of a domain as it is now."""
+    served = [disk.stats for disk in services.blocks.disks_of(domain.domid)]
     return DomainStatus(
         domid=domain.domid,
         name=name,
@@ -141,5 +128,5 @@ def snapshot_domain(
         upcalls=domain.counters.upcalls,
         requests=sum(sum(stats.requests.values()) for stats in served),
         bytes_moved=sum(stats.bytes_read + stats.bytes_written for stats in served),
-        last_line=last_line,
+        last_line=services.consoles.last_line(domain.domid),
     )

@@ -1,23 +1,31 @@
 """What is worth watching while a scenario runs, and the two ways to watch it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dom0.report.render import human_bytes
+from dom0.report.render import human_bytes, printable
+from dom0.toolstack.endings import DESTROYED, OUTCOMES
+from hypervisor.lifecycle import Status
 
-STATE_STYLES = {
-    "running": "green",
-    "blocked": "cyan",
-    "shutdown": "dim",
-    "destroyed": "dim",
-    "crashed": "bold red",
+STATE_STYLES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(OUTCOMES.values(), "dim"),
+    DESTROYED: "dim",
+    "crash": "bold red",
+    "watchdog": "bold red",
+    Status.RUNNING.value: "green",
+    Status.BLOCKED.value: "cyan",
+    Status.SHUT_DOWN.value: "dim",
+    Status.DYING.value: "dim",
+    Status.DEAD.value: "dim",
 }
+_AROUND_THE_ROWS: Final = 3
+"""Lines of the terminal that the table's head and its last line take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +43,39 @@ class DomainStatus:
     last_line: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the live table shows; `hidden` domains had no room."""
+
+    rows: Sequence[DomainStatus]
+    hidden: int = 0
+
+
 class Watcher(Protocol):
-    """Shows a run to a person."""
+    """Shows a run to a person. `interval_s`: how often it wants to look at the domains."""
+
+    interval_s: float
 
     def __enter__(self) -> "Watcher": ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def event(self, line: str) -> None:
-        """Something happened that is worth a line of its own."""
+        """Something happened that is worth a line of its own; what a guest has put into it does no harm."""
 
     def update(self) -> None:
         """Time to look at the domains again."""
 
 
 class LiveTable:
-    """A table on a terminal that is drawn anew several times a second, with what happened above it."""
+    """A table on a terminal that is drawn anew several times a second, with what happened above it.
 
-    interval_s = 0.1
+    snapshot: gives at most so many rows.
+    """
 
-    def __init__(self, console: Console, snapshot: Callable[[], Sequence[DomainStatus]]) -> None:
-        self._console = console
+    interval_s: float = 0.1
+
+    def __init__(self, console: Console, snapshot: Callable[[int], Snapshot]) -> None:
         self._snapshot = snapshot
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
@@ -68,17 +88,18 @@ class LiveTable:
 
     def event(self, line: str) -> None:
         """Prints `line` above the table."""
-        self._live.console.print(Text(line))
+        self._live.console.print(Text(printable(line)))
 
     def update(self) -> None:
         """Draws the table."""
-        self._live.update(_table(self._snapshot()), refresh=True)
+        room = max(self._live.console.height - _AROUND_THE_ROWS, 1)
+        self._live.update(_table(self._snapshot(room)), refresh=True)
 
 
 class PlainLines:
     """For logs and pipes: what happened, a line each, and nothing else."""
 
-    interval_s = 1.0
+    interval_s: float = 3600.0
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -91,28 +112,35 @@ class PlainLines:
 
     def event(self, line: str) -> None:
         """Prints `line`."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def update(self) -> None:
         """Lines are printed as things happen, so there is nothing to draw."""
 
 
-def _table(rows: Sequence[DomainStatus]) -> Table:
-    table = Table(box=None, header_style="dim", expand=False)
+def watcher_for(console: Console, snapshot: Callable[[int], Snapshot]) -> Watcher:
+    """A live table on a terminal, and plain lines where there is none."""
+    return LiveTable(console, snapshot) if console.is_terminal else PlainLines(console)
+
+
+def _table(snapshot: Snapshot) -> Table:
+    table = Table(box=None, header_style="dim", expand=False, caption_justify="left")
     for name in ("domain", "state", "program"):
         table.add_column(name, no_wrap=True)
     for name in ("hypercalls", "upcalls", "requests", "moved"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("console", no_wrap=True, overflow="ellipsis", max_width=44)
-    for row in rows:
+    for row in snapshot.rows:
         table.add_row(
             f"{row.domid} {row.name}",
             Text(row.state, style=STATE_STYLES.get(row.state, "")),
-            row.program,
+            Text(row.program),
             f"{row.hypercalls:,}",
             f"{row.upcalls:,}",
             f"{row.requests:,}",
             human_bytes(row.bytes_moved),
             Text(row.last_line),
         )
+    if snapshot.hidden:
+        table.caption = f"and {snapshot.hidden:,} more"
     return table

@@ -1,12 +1,22 @@
 """The report of a run as pydantic models: what `--json` writes and the terminal shows."""
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 
 class Section(BaseModel):
     """A part of the report; counters are totals over the run unless a name says otherwise."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_follows_from_the_rest(cls, given: Any) -> Any:
+        """A written report holds computed fields, too; reading it back computes them again."""
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if key not in cls.model_computed_fields}
 
 
 class MulticallReport(Section):
@@ -29,28 +39,26 @@ class GrantReport(Section):
     unmapped: int = 0
     copied: int = 0
     bytes_copied: int = 0
-    leaked: int = Field(0, description="grants the domain had given and not taken back when it shut down")
-    leaks: list[str] = Field(
-        default_factory=list, description="each leak by name: who, what, still mapped or not"
-    )
+    leaked: int = Field(default=0, description="grants given and not taken back when the domain shut down")
+    leaks: list[str] = Field(default=[], description="each leak by name: who, what, still mapped or not")
 
 
 class LatencyReport(Section):
     """Time from a request's submission to its completion, in microseconds."""
 
-    samples: int = 0
-    p50_us: float = 0.0
-    p99_us: float = 0.0
-    max_us: float = 0.0
+    samples: int = Field(default=0, ge=0)
+    p50_us: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    p99_us: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_us: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class RingReport(Section):
     """One side of a device's ring."""
 
-    size: int = Field(0, description="slots of the ring")
-    high_water: int = Field(0, description="most requests that were in flight at once")
-    notifications_sent: int = 0
-    notifications_suppressed: int = 0
+    size: int = Field(default=0, ge=0, description="slots of the ring")
+    high_water: int = Field(default=0, ge=0, description="most requests that were in flight at once")
+    notifications_sent: int = Field(default=0, ge=0)
+    notifications_suppressed: int = Field(default=0, ge=0)
 
 
 class DeviceReport(Section):
@@ -59,13 +67,20 @@ class DeviceReport(Section):
     name: str
     kind: str
     backend: str = ""
-    requests: dict[str, int] = Field(default_factory=dict)
+    requests: dict[str, int] = {}
     errors: int = 0
+    last_error: str = Field(default="", description="the last of them in full")
     bytes_read: int = 0
     bytes_written: int = 0
     frontend: RingReport = RingReport()
     backend_ring: RingReport = RingReport()
     latency: LatencyReport = LatencyReport()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def requests_total(self) -> int:
+        """Requests of all kinds."""
+        return sum(self.requests.values())
 
 
 class DomainReport(Section):
@@ -74,16 +89,16 @@ class DomainReport(Section):
     name: str
     domid: int
     program: str
-    outcome: str = Field("", description="how it ended: a shutdown reason, destroyed, or running")
+    outcome: str = Field(default="", description="how it ended: a shutdown reason, destroyed, or running")
     exit_code: int | None = None
-    crash: str = Field("", description="why it crashed, if it did")
-    hypercalls: dict[str, int] = Field(default_factory=dict)
+    crash: str = Field(default="", description="why it crashed, if it did")
+    hypercalls: dict[str, int] = {}
     multicall: MulticallReport = MulticallReport()
     upcalls: int = 0
     events_sent: int = 0
     grants: GrantReport = GrantReport()
-    devices: list[DeviceReport] = Field(default_factory=list)
-    console_log: str = ""
+    devices: list[DeviceReport] = []
+    console_log: str = Field(default="", description="the file that holds what its console has printed")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -110,9 +125,5 @@ class RunReport(Section):
     ok: bool
     domains: list[DomainReport]
     expectations: list[ExpectationResult]
-    problems: list[str] = Field(
-        default_factory=list, description="what kept the run from its end, if anything"
-    )
-    faults: list[str] = Field(
-        default_factory=list, description="exceptions that the core contained, by domain"
-    )
+    problems: list[str] = Field(default=[], description="what kept the run from its end, if anything")
+    faults: list[str] = Field(default=[], description="exceptions that the core contained, by domain")

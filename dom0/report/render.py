@@ -132,6 +132,11 @@ def _clip(text: str, width: int = 40) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: control characters other than the ends of lines and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def human_bytes(count: int) -> str:
     """`3145728` → `3.0 MiB`."""
     size = float(count)

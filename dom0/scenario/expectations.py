@@ -4,9 +4,9 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dom0.report.model import DomainReport, ExpectationResult
+from dom0.scenario.counters import counter_at
 from dom0.scenario.model import Bound, GuestSpec, ImageExpectation
 
 _CHUNK_BYTES = 1 << 20
@@ -39,17 +39,6 @@ def check_image(image: ImageExpectation, folder: Path) -> ExpectationResult:
     found = _hash_or_reason(folder / image.path)
     held = found == other and len(found) == 64
     return ExpectationResult(subject=subject, expected=f"{image.same_as}: {other}", found=found, held=held)
-
-
-def counter_at(report: DomainReport, path: str) -> int | float | None:
-    """The number at a dotted path such as `grants.leaked` or `devices.xvda.bytes_read`; None if none."""
-    here: Any = report.model_dump()
-    for step in path.split("."):
-        if isinstance(here, list):
-            here = next((item for item in here if item.get("name") == step), None)
-        else:
-            here = here.get(step) if isinstance(here, dict) else None
-    return here if isinstance(here, int | float) and not isinstance(here, bool) else None
 
 
 def sha256_of(file: Path) -> str:

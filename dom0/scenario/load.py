@@ -3,7 +3,8 @@
 Every complaint names file, line and key, what was found and what was expected.
 """
 
-import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,98 +12,135 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from backends.registry import BackendError, load_backend
-from dom0.programs import Program, ProgramError, load_program
-from dom0.scenario.model import DiskSpec, GuestSpec, Scenario
+from dom0.programs import ProgramError, load_program
+from dom0.scenario.counters import wrong_counter
+from dom0.scenario.model import MISPLACED, DiskSpec, GuestSpec, Scenario
 from dom0.scenario.source import KeyPath, Problem, ScenarioError, Source, dotted, read_source
+from dom0.scenario.wording import expectation
+from dom0.toolstack.builder import MAX_PAGES
+from kernel.platform import PAGE_SIZE
 
 
 def load_scenario(file: Path) -> Scenario:
-    """Reads and checks `file`: keys, programs with their arguments, backends with their settings.
+    """Reads and checks `file`: keys, programs with their arguments, backends with their settings, counters.
 
     Raises:
-        ScenarioError: with every problem found.
+        ScenarioError: with every problem found, in the order of the file.
     """
     source = read_source(file)
     try:
         scenario = Scenario.model_validate(source.data)
     except ValidationError as error:
-        raise ScenarioError(_problems(source, (), error, Scenario)) from error
+        raise _refused(_problems(source, (), error, Scenario)) from error
     problems = [p for i, guest in enumerate(scenario.guests) for p in _check_guest(source, i, guest)]
     if problems:
-        raise ScenarioError(problems)
+        raise _refused(problems)
     return scenario
 
 
-def _check_guest(source: Source, index: int, guest: GuestSpec) -> list[Problem]:
+def _refused(problems: Iterable[Problem]) -> ScenarioError:
+    return ScenarioError(sorted(problems, key=lambda problem: problem.line))
+
+
+def _check_guest(source: Source, index: int, guest: GuestSpec) -> Iterator[Problem]:
     here: KeyPath = ("guests", index)
-    problems = [
-        p for i, disk in enumerate(guest.disks) for p in _check_disk(source, (*here, "disks", i), disk)
-    ]
+    if guest.memory > MAX_PAGES * PAGE_SIZE:
+        expected = f"at most {MAX_PAGES * PAGE_SIZE} bytes, which end where the rings' pages lie"
+        yield _problem(source, (*here, "memory"), expected)
     try:
-        program: Program = load_program(guest.program)
-        program.arguments.model_validate(guest.args)
+        program = load_program(guest.program)
     except ProgramError as error:
-        problems.append(_problem(source, (*here, "program"), repr(guest.program), str(error)))
-    except ValidationError as error:
-        problems += _problems(source, (*here, "args"), error, program.arguments)
-    return problems
+        yield _problem(source, (*here, "program"), error.expected)
+    else:
+        yield from _check_settings(source, (*here, "args"), program.arguments, guest.args)
+    for number, disk in enumerate(guest.disks):
+        yield from _check_disk(source, (*here, "disks", number), disk)
+    vdevs = [disk.vdev for disk in guest.disks]
+    for path in guest.expect.counters:
+        if (expected_counter := wrong_counter(path, vdevs)) is not None:
+            at = (*here, "expect", "counters", path)
+            yield Problem(source.file, source.line(at), dotted(at), f"the counter {path!r}", expected_counter)
 
 
-def _check_disk(source: Source, here: KeyPath, disk: DiskSpec) -> list[Problem]:
+def _check_disk(source: Source, here: KeyPath, disk: DiskSpec) -> Iterator[Problem]:
     try:
         store = load_backend(disk.backend)
-        store.Config.model_validate(disk.config)
     except BackendError as error:
-        return [_problem(source, (*here, "backend"), repr(disk.backend), str(error))]
+        yield _problem(source, (*here, "backend"), error.expected)
+    else:
+        yield from _check_settings(source, (*here, "config"), store.Config, disk.config)
+
+
+def _check_settings(
+    source: Source, here: KeyPath, model: type[BaseModel], settings: dict[str, Any]
+) -> list[Problem]:
+    """Arguments of a program or settings of a backend, against the model that it brings."""
+    try:
+        model.model_validate(settings)
     except ValidationError as error:
-        return _problems(source, (*here, "config"), error, store.Config)
+        return _problems(source, here, error, model)
     return []
-
-
-def _problem(source: Source, path: KeyPath, found: str, expected: str) -> Problem:
-    return Problem(source.file, source.line(path), dotted(path), found, expected)
 
 
 def _problems(
     source: Source, prefix: KeyPath, error: ValidationError, model: type[BaseModel]
 ) -> list[Problem]:
-    return [_explain(source, prefix, details, model) for details in error.errors()]
+    found = error.errors()
+    return [_explain(source, prefix, details, model) for details in found if not _follows(details, found)]
+
+
+def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because its entries were refused."""
+    here = details["loc"]
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in found
+    )
 
 
 def _explain(source: Source, prefix: KeyPath, details: ErrorDetails, model: type[BaseModel]) -> Problem:
+    kind, context = details["type"], details.get("ctx", {})
     path = (*prefix, *details["loc"])
-    kind = details["type"]
+    if kind == MISPLACED:
+        path += context["at"]
     if kind == "missing":
-        return _problem(source, path, "nothing", f"a value for {path[-1]!r}")
+        return _problem(source, path, f"a value for {path[-1]!r}", found="nothing")
     if kind == "extra_forbidden":
-        known = _keys_at(model, details["loc"][:-1])
-        close = difflib.get_close_matches(str(path[-1]), known, n=1)
-        hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(sorted(known))
-        return _problem(source, path, f"the unknown key {path[-1]!r}", hint)
-    if kind == "value_error":
-        reason = details["msg"].removeprefix("Value error, ")
-        return _problem(source, path, _short(source.value(path)), f"something else: {reason}")
-    return _problem(source, path, _short(source.value(path)), details["msg"].removeprefix("Input should be "))
+        hint = _known_key(str(path[-1]), _keys_at(model, details["loc"][:-1]))
+        return _problem(source, path, hint, found=f"the unknown key {path[-1]!r}")
+    return _problem(source, path, expectation(kind, details["msg"], context))
+
+
+def _known_key(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"{close[0]!r}, perhaps"
+    return f"one of {', '.join(known)}" if known else "no keys here"
+
+
+def _problem(source: Source, path: KeyPath, expected: str, *, found: str | None = None) -> Problem:
+    shown = _short(source.value(path)) if found is None else found
+    return Problem(source.file, source.line(path), dotted(path), shown, expected)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"a list of {len(value)}" if value else "an empty list"
+    if value is None:
+        return "nothing"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _keys_at(model: type[BaseModel], location: KeyPath) -> list[str]:
-    """The keys of the model that a validation error's location leads to."""
-    here: Any = model
+    """The keys of the model that a validation error's location leads to, sorted."""
+    here: type[BaseModel] | None = model
     for step in location:
-        if isinstance(step, int) or here is None:
-            continue
-        field = here.model_fields.get(step)
-        here = _model_in(field.annotation) if field is not None else None
-    return list(here.model_fields) if here is not None else []
+        field = here.model_fields.get(str(step)) if here is not None else None
+        if field is not None:  # otherwise the number of an entry, or a key of a mapping of models
+            here = _model_in(field.annotation)
+    return sorted(here.model_fields) if here is not None else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

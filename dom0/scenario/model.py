@@ -4,16 +4,27 @@ A scenario names a machine, the guests that run on it, their disks, and what mus
 """
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from dom0.vdev import VirtualDeviceName, parse_vdev
+from dom0.vdev import VirtualDeviceName, parse_vdev, vdev_number
 
 MIB = 1 << 20
 PAGE_BYTES = 4096
+MIN_MEMORY_BYTES = 4 * MIB
+
+MISPLACED = "misplaced"
+"""Type of errors whose context says where, below the model that found them, the wrong value stands (`at`)."""
+
+
+def _misplaced(at: tuple[str | int, ...], expected: str) -> PydanticCustomError:
+    return PydanticCustomError(MISPLACED, "{expected}", {"at": at, "expected": expected})
 
 
 class Strict(BaseModel):
@@ -36,11 +47,12 @@ class ShutdownReason(StrEnum):
     REBOOT = "reboot"
     SUSPEND = "suspend"
     CRASH = "crash"
+    WATCHDOG = "watchdog"
 
 
-def _whole_pages(size: ByteSize) -> ByteSize:
-    if size % PAGE_BYTES:
-        raise ValueError(f"{int(size)} bytes is not a whole number of 4 KiB pages")
+def _ram(size: ByteSize) -> ByteSize:
+    if size < MIN_MEMORY_BYTES or size % PAGE_BYTES:
+        raise _misplaced((), "at least 4MiB, in whole pages of 4KiB")
     return size
 
 
@@ -48,7 +60,7 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
+        raise _misplaced((), f"a regular expression ({error})") from error
     return pattern
 
 
@@ -56,18 +68,25 @@ def _vdev(name: str) -> str:
     try:
         parse_vdev(name)
     except VirtualDeviceName as error:
-        raise ValueError(str(error)) from error
+        raise _misplaced((), f"a disk's name such as xvda, xvdb1 or d5p2 ({error.why})") from error
     return name
-
-
-MemorySize = Annotated[ByteSize, Field(ge=4 * MIB), AfterValidator(_whole_pages)]
-Pattern = Annotated[str, AfterValidator(_compiles)]
-VdevName = Annotated[str, AfterValidator(_vdev)]
-DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+MemorySize = Annotated[ByteSize, AfterValidator(_ram)]
+Pattern = Annotated[str, AfterValidator(_compiles)]
+VdevName = Annotated[str, AfterValidator(_vdev)]
+DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+Patterns = Annotated[
+    tuple[Pattern, ...], BeforeValidator(_one_or_many, json_schema_input_type=str | tuple[str, ...])
+]
+Names = Annotated[
+    tuple[DomainName, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=DomainName | tuple[DomainName, ...]),
+]
 
 
 class Bound(Strict):
@@ -79,9 +98,9 @@ class Bound(Strict):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
+            raise _misplaced((), "min, max or both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
+            raise _misplaced(("min",), f"at most max, which is {self.max}")
         return self
 
 
@@ -90,23 +109,22 @@ class DiskSpec(Strict):
 
     vdev: VdevName = Field(description="device name in the guest, such as xvda or xvdb1")
     backend: str = Field(
-        "file", description="a name of the entry-point group domzero.backends, or module:Class"
+        default="file", description="a name of the entry-point group domzero.backends, or module:Class"
     )
-    mode: Literal["w", "r"] = Field("w", description="w: read and write; r: read only")
-    config: dict[str, Any] = Field(default_factory=dict, description="the backend's own settings")
+    mode: Literal["w", "r"] = Field(default="w", description="w: read and write; r: read only")
+    config: dict[str, Any] = Field(default={}, description="the backend's own settings")
 
 
 class GuestExpectations(Strict):
     """What must hold of one guest when it has ended."""
 
-    exit_code: int | None = Field(0, description="what the program returned; null: do not look")
+    exit_code: int | None = Field(default=0, description="what the program returned; null: do not look")
     shutdown: ShutdownReason = ShutdownReason.POWEROFF
-    console: Annotated[tuple[Pattern, ...], BeforeValidator(_one_or_many)] = Field(
-        (), description="regular expressions, each found in the console's output"
+    console: Patterns = Field(
+        default=(), description="regular expressions, each found in the console's output"
     )
     counters: dict[str, Bound] = Field(
-        default_factory=dict,
-        description="bounds by dotted path into the domain's report, such as grants.leaked",
+        default={}, description="bounds by dotted path into the domain's report, such as grants.leaked"
     )
 
 
@@ -117,20 +135,22 @@ class GuestSpec(Strict):
     program: str = Field(
         description="a ready-made guest (hello, block-exerciser, block-copy, idle) or module:function"
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="the program's arguments")
-    memory: MemorySize = Field(ByteSize(16 * MIB), description="RAM, such as 16MiB")
+    args: dict[str, Any] = Field(default={}, description="the program's arguments")
+    memory: MemorySize = Field(default=ByteSize(16 * MIB), description="RAM, such as 16MiB")
     disks: tuple[DiskSpec, ...] = ()
-    start_after: Annotated[tuple[DomainName, ...], BeforeValidator(_one_or_many)] = Field(
-        (), description="guests that must have ended before this one starts"
-    )
+    start_after: Names = Field(default=(), description="guests that must have ended before this one starts")
     expect: GuestExpectations = GuestExpectations()
 
     @model_validator(mode="after")
     def _disks_differ(self) -> Self:
-        names = [disk.vdev for disk in self.disks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two disks of {self.name} are called {name}")
+        taken: dict[int, str] = {}
+        for index, disk in enumerate(self.disks):
+            number = vdev_number(disk.vdev)
+            if number in taken:
+                raise _misplaced(
+                    ("disks", index, "vdev"), f"another disk than {taken[number]}, which is there already"
+                )
+            taken[number] = disk.vdev
         return self
 
 
@@ -139,12 +159,12 @@ class ImageExpectation(Strict):
 
     path: Path
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    same_as: Path | None = Field(None, description="another image whose content must be equal")
+    same_as: Path | None = Field(default=None, description="another image whose content must be equal")
 
     @model_validator(mode="after")
     def _one_claim(self) -> Self:
         if (self.sha256 is None) == (self.same_as is None):
-            raise ValueError("give exactly one of sha256 and same_as")
+            raise _misplaced((), "exactly one of sha256 and same_as")
         return self
 
 
@@ -152,9 +172,16 @@ class MachineSpec(Strict):
     """The machine under the domains."""
 
     memory: MemorySize = Field(
-        ByteSize(1024 * MIB), description="machine memory; only what is touched is used"
+        default=ByteSize(1024 * MIB), description="machine memory; only what is touched is used"
     )
-    dom0_memory: MemorySize = Field(ByteSize(64 * MIB), description="RAM of the service domain")
+    dom0_memory: MemorySize = Field(default=ByteSize(64 * MIB), description="RAM of the service domain")
+
+    @model_validator(mode="after")
+    def _dom0_fits(self) -> Self:
+        if self.dom0_memory >= self.memory:
+            smaller = "dom0_memory" if "dom0_memory" in self.model_fields_set else "memory"
+            raise _misplaced((smaller,), _memory_left(self.memory, self.dom0_memory))
+        return self
 
 
 class Scenario(Strict):
@@ -165,30 +192,66 @@ class Scenario(Strict):
     loop: Loop = Loop.ASYNCIO
     machine: MachineSpec = MachineSpec()
     output: Path = Field(
-        Path("domzero-out"), description="folder of console logs and of relative image paths"
+        default=Path("domzero-out"), description="folder of console logs and of relative image paths"
     )
-    timeout: float | None = Field(None, gt=0, description="seconds after which the run is stopped and failed")
+    timeout: float | None = Field(
+        default=None, gt=0, description="seconds after which the run is stopped and failed"
+    )
     guests: tuple[GuestSpec, ...] = Field(min_length=1)
     images: tuple[ImageExpectation, ...] = ()
 
     @model_validator(mode="after")
-    def _order_is_possible(self) -> Self:
-        names = [guest.name for guest in self.guests]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two guests are called {twice}")
-        ended: set[str] = set()
-        waiting = {guest.name: set(guest.start_after) for guest in self.guests}
-        for name, after in waiting.items():
-            if missing := after - set(names):
-                raise ValueError(
-                    f"guest {name} starts after {min(missing)}, which is no guest of this scenario"
-                )
-        while waiting:
-            ready = [name for name, after in waiting.items() if after <= ended]
-            if not ready:
-                raise ValueError(f"start_after goes in a circle: {', '.join(waiting)}")
-            ended.update(ready)
-            for name in ready:
-                del waiting[name]
+    def _guests_fit(self) -> Self:
+        for index, guest in enumerate(self.guests):
+            if guest.memory + self.machine.dom0_memory > self.machine.memory:
+                left = _memory_left(self.machine.memory, self.machine.dom0_memory)
+                raise _misplaced(("guests", index, "memory"), left)
         return self
+
+    @model_validator(mode="after")
+    def _order_is_possible(self) -> Self:
+        places: dict[str, int] = {}
+        for index, guest in enumerate(self.guests):
+            if guest.name in places:
+                raise _misplaced(("guests", index, "name"), "a name that no other guest has")
+            places[guest.name] = index
+        for index, guest in enumerate(self.guests):
+            for position, name in enumerate(guest.start_after):
+                if name not in places:
+                    raise _misplaced(
+                        ("guests", index, "start_after", position), _known_guest(name, list(places))
+                    )
+        circle = _circle({guest.name: guest.start_after for guest in self.guests})
+        if circle:
+            described = " after ".join([*circle, circle[0]])
+            raise _misplaced(
+                ("guests", places[circle[0]], "start_after"), f"an order, not a circle ({described})"
+            )
+        return self
+
+
+def _memory_left(memory: ByteSize, dom0: ByteSize) -> str:
+    if dom0 >= memory:
+        return f"more memory than dom0's ({memory.human_readable()} against {dom0.human_readable()})"
+    left = ByteSize(memory - dom0)
+    return f"at most {left.human_readable()}, which is what the machine has beside dom0"
+
+
+def _known_guest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"{close[0]!r}, perhaps" if close else f"a guest of this scenario: {', '.join(known)}"
+
+
+def _circle(waits_for: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Guests of which each waits for the next, and the last for the first; empty if there are none such."""
+    ended: set[str] = set()
+    while ready := [name for name, after in waits_for.items() if name not in ended and ended >= set(after)]:
+        ended.update(ready)
+    stuck = [name for name in waits_for if name not in ended]
+    path: list[str] = []
+    while stuck:
+        if stuck[0] in path:
+            return path[path.index(stuck[0]) :]
+        path.append(stuck[0])
+        stuck = [name for name in waits_for[stuck[0]] if name not in ended]
+    return []

@@ -49,9 +49,14 @@ class Source:
         return self.lines.get(path, 1)
 
     def value(self, path: KeyPath) -> Any:
-        """What the file says at `path`; None where it says nothing."""
-        here = self.data
+        """What the file says at `path`, or at the nearest value around it; None where there is only a
+        mapping or a list around it, which does not say it.
+        """
+        here: Any = self.data
+        step: Any
         for step in path:
+            if not isinstance(here, dict | list):
+                return here
             try:
                 here = here[step]
             except (KeyError, IndexError, TypeError):

@@ -7,10 +7,11 @@ any further right over the domain.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from dom0.toolstack.errors import BadMemorySize, BuildError, ForeignMapRefused, OutOfMachineMemory
 from hypervisor.abi.domctl import XEN_DOMCTL_CDF_hap, XEN_DOMCTL_CDF_hvm
 from hypervisor.abi.grant_table import (
     GNTTAB_RESERVED_CONSOLE,
@@ -36,18 +37,12 @@ CONSOLE_GFN: Final = 0xFEFFF
 SCRATCH_GFN: Final = 0xFEFF8
 """Special pages end at 0xFF000 where Xen's tools build; the scratch page is empty when the domain starts."""
 
+MAX_PAGES: Final = SCRATCH_GFN
+"""RAM begins at guest frame 0 and ends below the special pages."""
+
 _RINGS: Final = {GNTTAB_RESERVED_XENSTORE: STORE_GFN, GNTTAB_RESERVED_CONSOLE: CONSOLE_GFN}
 _LARGEST_ORDER: Final = 9
 _EXTENTS_A_CALL: Final = 512
-
-
-class BuildError(KernelError):
-    """A domain could not be built; what was made of it is destroyed again."""
-
-    def __init__(self, name: str, step: str, cause: Exception) -> None:
-        super().__init__(f"domain {name} could not be built: {step}: {cause}")
-        self.name = name
-        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +63,8 @@ def build_domain(kernel: Kernel, name: str, uuid: bytes, memory_bytes: int) -> B
     """
     hypercalls = kernel.hypercalls
     pages = memory_bytes >> PAGE_SHIFT
+    if not 0 < pages <= MAX_PAGES:
+        raise BuildError(name, "choose its size", BadMemorySize(memory_bytes, MAX_PAGES << PAGE_SHIFT))
     flags = XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap
     with _step(name, "create"):
         domid = hypercalls.createdomain(uuid, flags=flags, max_vcpus=1)
@@ -80,7 +77,7 @@ def build_domain(kernel: Kernel, name: str, uuid: bytes, memory_bytes: int) -> B
             ports = _open_rings(hypercalls, domid)
         with _step(name, "grant its rings"):
             _seed_grants(kernel, domid)
-    except BuildError:
+    except BaseException:
         hypercalls.destroydomain(domid)
         raise
     return BuiltDomain(domid, pages, *ports)
@@ -111,16 +108,6 @@ def _populate_all(hypercalls: Hypercalls, domid: int, extents: range | tuple[int
     done = hypercalls.populate_physmap(extents, order=order, domid=domid)
     if done != len(extents):
         raise OutOfMachineMemory(domid, len(extents) << order, done << order)
-
-
-class OutOfMachineMemory(KernelError):
-    """The machine had fewer pages than a domain was to have."""
-
-    def __init__(self, domid: int, wanted: int, made: int) -> None:
-        super().__init__(f"domain {domid}: {wanted} pages wanted, the machine had {made}")
-        self.domid = domid
-        self.wanted = wanted
-        self.made = made
 
 
 def _open_rings(hypercalls: Hypercalls, domid: int) -> tuple[int, int]:
@@ -155,30 +142,17 @@ def _seed_grants(kernel: Kernel, domid: int) -> None:
 def _grant_frame(kernel: Kernel, domid: int) -> Iterator[memoryview]:
     """The first frame of a domain's grant table, mapped into this domain for a while."""
     hypercalls = kernel.hypercalls
-    ours = kernel.pages.reserve_gpfns(1)
-    hypercalls.add_to_physmap(XENMAPSPACE_grant_table, 0, SCRATCH_GFN, domid)
-    try:
+    with ExitStack() as undo:
+        ours = kernel.pages.reserve_gpfns(1)
+        undo.callback(kernel.pages.release_gpfns, ours, 1)
+        hypercalls.add_to_physmap(XENMAPSPACE_grant_table, 0, SCRATCH_GFN, domid)
+        undo.callback(hypercalls.remove_from_physmap, SCRATCH_GFN, domid)
         _map_foreign(hypercalls, domid, SCRATCH_GFN, ours)
-        try:
-            yield kernel.memory.page(ours)
-        finally:
-            hypercalls.remove_from_physmap(ours, DOMID_SELF)
-    finally:
-        hypercalls.remove_from_physmap(SCRATCH_GFN, domid)
-        kernel.pages.release_gpfns(ours, 1)
+        undo.callback(hypercalls.remove_from_physmap, ours, DOMID_SELF)
+        yield kernel.memory.page(ours)
 
 
 def _map_foreign(hypercalls: Hypercalls, domid: int, gfn: int, ours: int) -> None:
     (error,) = hypercalls.map_foreign(domid, [gfn], [ours])
     if error:
         raise ForeignMapRefused(domid, gfn, -error)
-
-
-class ForeignMapRefused(KernelError):
-    """A frame of a domain under construction could not be mapped."""
-
-    def __init__(self, domid: int, gfn: int, errno: int) -> None:
-        super().__init__(f"frame {gfn:#x} of domain {domid} cannot be mapped: errno {errno}")
-        self.domid = domid
-        self.gfn = gfn
-        self.errno = errno

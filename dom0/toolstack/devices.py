@@ -1,15 +1,17 @@
 """Devices of domains as the toolstack sees them: added, removed, and remembered where no guest can write.
 
 What a device is called and where it lies comes from the toolstack's own record, never from a node that a
-guest or a driver domain could have changed.
+guest or a driver domain could have changed. A device is in the record from before it is written until after
+it is removed, so that whatever happens in between leaves nothing behind.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import anyio
 
-from dom0.toolstack.layout import DevicePaths, Node
+from dom0.toolstack.errors import DeviceExists, NoSuchGuest
+from dom0.toolstack.layout import DevicePaths, Node, domain_path
 from dom0.toolstack.store_nodes import remove_tree, write_nodes
 from kernel.xenbus.states import XenbusState
 from kernel.xenstore.client import XenStoreClient
@@ -18,6 +20,9 @@ from kernel.xenstore.transaction import Transaction
 
 REMOVAL_TIMEOUT_S: Final = 10.0
 """How long a backend may take to let go of a device."""
+
+Device = tuple[str, int]
+"""Kind and number, such as ("vbd", 51712)."""
 
 _CLOSING: Final = str(int(XenbusState.Closing))
 _CLOSED: Final = str(int(XenbusState.Closed))
@@ -28,29 +33,43 @@ class Devices:
 
     def __init__(self, store: XenStoreClient) -> None:
         self._store = store
-        self._known: dict[int, dict[tuple[str, int], DevicePaths]] = {}
+        self._known: dict[int, dict[Device, DevicePaths]] = {}
 
-    def of(self, domid: int) -> Iterator[tuple[str, int]]:
-        """Kind and number of each device of a domain."""
-        return iter(list(self._known.get(domid, ())))
+    def of(self, domid: int) -> list[Device]:
+        """The devices of a domain."""
+        return list(self._known.get(domid, ()))
 
-    async def add(self, domid: int, kind: str, devid: int, nodes: Iterable[Node]) -> None:
-        """Writes both ends of a device in one transaction."""
+    async def add(self, domid: int, device: Device, nodes: Iterable[Node]) -> None:
+        """Writes both ends of a device in one transaction. Raises DeviceExists, NoSuchGuest, StoreError."""
+        known = self._known.setdefault(domid, {})
+        if device in known:
+            raise DeviceExists(domid, *device)
         kept = list(nodes)
-        await self._store.transact(lambda transaction: write_nodes(transaction, kept))
-        self._known.setdefault(domid, {})[kind, devid] = DevicePaths.of(kind, domid, devid)
 
-    async def detach(self, domid: int, kind: str, devid: int) -> bool:
+        async def write(transaction: Transaction) -> None:
+            if not await transaction.exists(domain_path(domid)):
+                raise NoSuchGuest(domid)
+            await write_nodes(transaction, kept)
+
+        known[device] = DevicePaths.of(device[0], domid, device[1])
+        try:
+            await self._store.transact(write)
+        except (NoSuchGuest, StoreError):
+            self._forget(domid, device)
+            raise
+
+    async def detach(self, domid: int, device: Device) -> bool:
         """Asks both drivers to close, then removes the device; False if they did not close in time."""
-        paths = self._known[domid][kind, devid]
+        paths = self._known[domid][device]
 
         async def ask(transaction: Transaction) -> None:
-            await transaction.write(f"{paths.backend}/online", "0")
-            await transaction.write(f"{paths.backend}/state", _CLOSING)
+            if await transaction.exists(paths.backend):
+                await transaction.write(f"{paths.backend}/online", "0")
+                await transaction.write(f"{paths.backend}/state", _CLOSING)
 
         await self._store.transact(ask)
         closed = await self._closed(paths)
-        await self._remove(domid, kind, devid)
+        await self._remove(domid, device, paths)
         return closed
 
     async def remove_all(self, domid: int) -> None:
@@ -58,24 +77,24 @@ class Devices:
         devices = list(self._known.get(domid, {}).items())
         async with anyio.create_task_group() as tasks:
             for (kind, _), paths in devices:
-                tasks.start_soon(self._withdraw, kind, paths)
-        for (kind, devid), _ in devices:
-            await self._remove(domid, kind, devid)
-        self._known.pop(domid, None)
+                if kind != "console":  # the daemon of consoles watches the domain, not a state
+                    tasks.start_soon(self._withdraw, paths)
+        for device, paths in devices:
+            await self._remove(domid, device, paths)
 
-    async def _withdraw(self, kind: str, paths: DevicePaths) -> None:
+    async def _withdraw(self, paths: DevicePaths) -> None:
         """The frontend's folder goes first: its backend sees that nobody is left."""
-        if kind == "console":
-            return  # served by the console daemon, which watches the domain, not a state
 
         async def withdraw(transaction: Transaction) -> None:
             await remove_tree(transaction, paths.frontend)
-            await transaction.write(f"{paths.backend}/online", "0")
+            if await transaction.exists(paths.backend):
+                await transaction.write(f"{paths.backend}/online", "0")
 
         await self._store.transact(withdraw)
         await self._closed(paths)
 
     async def _closed(self, paths: DevicePaths) -> bool:
+        """Whether the backend has closed, or is gone, in time."""
         with anyio.move_on_after(REMOVAL_TIMEOUT_S):
             state = f"{paths.backend}/state"
             async with self._store.watch(state) as watch:
@@ -87,12 +106,16 @@ class Devices:
                         return True
         return False
 
-    async def _remove(self, domid: int, kind: str, devid: int) -> None:
-        paths = self._known[domid][kind, devid]
-
+    async def _remove(self, domid: int, device: Device, paths: DevicePaths) -> None:
         async def remove(transaction: Transaction) -> None:
             for path in (paths.frontend, paths.private, paths.backend):
                 await remove_tree(transaction, path)
 
         await self._store.transact(remove)
-        del self._known[domid][kind, devid]
+        self._forget(domid, device)
+
+    def _forget(self, domid: int, device: Device) -> None:
+        known = self._known.get(domid, {})
+        known.pop(device, None)
+        if not known:
+            self._known.pop(domid, None)

@@ -31,6 +31,12 @@ OUTCOMES: Final[Mapping[int, str]] = {
     SHUTDOWN_soft_reset: "soft-reset",
 }
 DESTROYED: Final = "destroyed"
+_REST: Final = 4
+
+
+def outcome_of(reason: int | None) -> str:
+    """A shutdown reason by name; DESTROYED if there is none."""
+    return DESTROYED if reason is None else OUTCOMES.get(reason, f"reason {reason}")
 
 
 @dataclass(slots=True)
@@ -67,10 +73,18 @@ class Endings:
         return life.outcome
 
     async def run(self) -> None:
-        """Looks at the domains whenever one was released. Runs until it is cancelled."""
+        """Looks at the domains whenever one was released. Runs until it is cancelled.
+
+        A look is followed by a rest some times as long, so that a thousand ends do not cost a thousand looks
+        at a thousand domains.
+        """
+        clock = self._kernel.clock
         async with self._kernel.store.watch("@releaseDomain") as watch:
-            async for _ in watch:
+            while True:
+                await watch.batch()
+                began = clock.now_ns()
                 self._look()
+                await clock.sleep_until((_REST + 1) * clock.now_ns() - _REST * began)
 
     def _look(self) -> None:
         for domid, life in self._lives.items():
@@ -83,9 +97,8 @@ class Endings:
             info = self._kernel.hypercalls.getdomaininfo(domid)
         except HypercallNoSuchDomain:
             return DESTROYED
-        if info.domain != domid or info.flags & XEN_DOMINF_dying:
+        if info.domain != domid:
             return DESTROYED
-        if not info.flags & XEN_DOMINF_shutdown:
-            return None
-        reason = info.flags >> XEN_DOMINF_shutdownshift & XEN_DOMINF_shutdownmask
-        return OUTCOMES.get(reason, f"reason {reason}")
+        if info.flags & XEN_DOMINF_shutdown:
+            return outcome_of(info.flags >> XEN_DOMINF_shutdownshift & XEN_DOMINF_shutdownmask)
+        return DESTROYED if info.flags & XEN_DOMINF_dying else None

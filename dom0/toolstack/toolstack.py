@@ -4,6 +4,7 @@ The toolstack is a client like any other: hypercalls of the control domain and X
 """
 
 import json
+import re
 import uuid as uuids
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,16 +18,25 @@ from backends.params import params_of
 from dom0.toolstack.builder import CONSOLE_GFN, STORE_GFN, BuiltDomain, build_domain
 from dom0.toolstack.devices import Devices
 from dom0.toolstack.endings import Endings
+from dom0.toolstack.errors import NoSuchDisk, NoSuchGuest
 from dom0.toolstack.layout import Node, StoreDescription, console, description, disk, domain_path, skeleton
 from dom0.toolstack.store_nodes import remove_tree, write_nodes
 from dom0.vdev import vdev_number
-from kernel.errors import KernelError
 from kernel.hypercalls import HypercallNoSuchDomain
 from kernel.kernel import Kernel
+from kernel.program import EXIT_CODE_PATH, REPORT_FOLDER
 from kernel.xenstore.errors import StoreError
 from kernel.xenstore.transaction import Transaction
 
 CONSOLE_LOG_LIMIT_BYTES: Final = 1 << 20
+COMMAND_LINE_BYTES: Final = 2048
+"""As long as Linux's; more of a program's arguments is not shown in the store."""
+
+UNDO_TIMEOUT_S: Final = 30.0
+"""How long it may take to remove a domain again whose creation was cancelled."""
+
+VBD: Final = "vbd"
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +63,10 @@ class DomainConfig:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     disks: tuple[DiskConfig, ...] = ()
 
-
-class NoSuchDisk(KernelError):
-    """There is no such disk to detach."""
-
-    def __init__(self, domid: int, vdev: str) -> None:
-        super().__init__(f"domain {domid} has no disk {vdev}")
-        self.domid = domid
-        self.vdev = vdev
+    def command_line(self) -> str:
+        """The arguments as text, cut where they are long."""
+        text = json.dumps(dict(self.arguments), separators=(",", ":"), default=str)
+        return text if len(text) <= COMMAND_LINE_BYTES else text[: COMMAND_LINE_BYTES - 3] + "..."
 
 
 class Toolstack:
@@ -71,6 +77,7 @@ class Toolstack:
         self._store = kernel.store
         self._now = now
         self._uuids: dict[int, str] = {}
+        self._destroying: dict[int, anyio.Event] = {}
         self.devices = Devices(kernel.store)
         self.endings = Endings(kernel)
 
@@ -83,7 +90,7 @@ class Toolstack:
 
         Raises:
             BuildError: the machine refused; nothing is left of the domain.
-            StoreError: XenStore refused; nothing is left of the domain.
+            StoreError, DeviceExists: it cannot be described so; nothing is left of the domain.
         """
         uuid = uuids.uuid4()
         built = build_domain(self._kernel, config.name, uuid.bytes, config.memory_bytes)
@@ -92,7 +99,7 @@ class Toolstack:
         try:
             await self._describe(built, str(uuid), config)
         except BaseException:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(UNDO_TIMEOUT_S, shield=True):
                 await self.destroy(built.domid)
             raise
         return built.domid
@@ -104,7 +111,7 @@ class Toolstack:
             name=config.name,
             uuid=uuid,
             program=config.program,
-            arguments=json.dumps(dict(config.arguments), separators=(",", ":"), default=str),
+            arguments=config.command_line(),
             memory_kib=config.memory_bytes >> 10,
             store_port=built.store_port,
             store_gfn=STORE_GFN,
@@ -116,20 +123,27 @@ class Toolstack:
         for disk_config in config.disks:
             await self.attach_disk(domid, disk_config)
         nodes = console(domid, built.console_port, CONSOLE_GFN, CONSOLE_LOG_LIMIT_BYTES)
-        await self.devices.add(domid, "console", 0, nodes)
+        await self.devices.add(domid, ("console", 0), nodes)
 
     async def _write(self, nodes: Iterable[Node]) -> None:
         kept = list(nodes)
         await self._store.transact(lambda transaction: write_nodes(transaction, kept))
 
     def start(self, domid: int) -> None:
-        """Lets a domain run that was created."""
+        """Lets a domain run that was created. Raises NoSuchGuest."""
+        self._check(domid)
         self._kernel.hypercalls.unpausedomain(domid)
 
     async def attach_disk(self, domid: int, config: DiskConfig) -> None:
-        """Adds a disk to a domain, running or not; the two drivers find it and connect."""
+        """Adds a disk to a domain, running or not; the two drivers find it and connect.
+
+        Raises:
+            NoSuchGuest: this toolstack has no such domain.
+            DeviceExists: the domain has a disk of that name, or of another name for the same number.
+        """
+        self._check(domid)
         nodes = disk(domid, config.vdev, mode=config.mode, backend_keys=config.keys())
-        await self.devices.add(domid, "vbd", vdev_number(config.vdev), nodes)
+        await self.devices.add(domid, (VBD, vdev_number(config.vdev)), nodes)
 
     async def detach_disk(self, domid: int, vdev: str) -> bool:
         """Takes a disk away; False if a driver did not let go of it in time, and it was removed all the same.
@@ -137,39 +151,84 @@ class Toolstack:
         Raises:
             NoSuchDisk: this toolstack has attached none of that name.
         """
-        if ("vbd", vdev_number(vdev)) not in self.devices.of(domid):
+        device = VBD, vdev_number(vdev)
+        if device not in self.devices.of(domid):
             raise NoSuchDisk(domid, vdev)
-        return await self.devices.detach(domid, "vbd", vdev_number(vdev))
+        return await self.devices.detach(domid, device)
 
     async def request_shutdown(self, domid: int, reason: str = "poweroff") -> None:
-        """Asks a domain's kernel to shut down; whether it does is its own affair."""
-        await self._store.write(f"{domain_path(domid)}/control/shutdown", reason)
+        """Asks a domain's kernel to shut down; whether it does is its own affair. Raises NoSuchGuest."""
+        self._check(domid)
+        path = f"{domain_path(domid)}/control/shutdown"
+
+        async def ask(transaction: Transaction) -> None:
+            if not await transaction.exists(path):
+                raise NoSuchGuest(domid)
+            await transaction.write(path, reason)
+
+        await self._store.transact(ask)
 
     async def exit_code(self, domid: int) -> int | None:
         """What the domain's program returned, as its kernel has written it; None if it said nothing."""
-        try:
-            text = await self._store.read(f"{domain_path(domid)}/data/exit-code")
-        except StoreError:
+        (text,) = await self._store.read_many([f"{domain_path(domid)}/{EXIT_CODE_PATH}"])
+        if text is None or not _INTEGER.fullmatch(text):
             return None
-        return int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else None
+        return int(text)
+
+    async def driver_reports(self, domid: int) -> dict[str, str]:
+        """What the domain's drivers have counted, as its kernel has written it when its program ended."""
+        folder = f"{domain_path(domid)}/{REPORT_FOLDER}"
+        try:
+            names = await self._store.directory(folder)
+        except StoreError:
+            return {}
+        values = await self._store.read_many([f"{folder}/{name}" for name in names])
+        return {name: value for name, value in zip(names, values) if value is not None}
 
     async def wait_end(self, domid: int) -> str:
         """Waits until a domain has shut down, crashed or been destroyed; says which."""
         return await self.endings.wait(domid)
 
     async def destroy(self, domid: int) -> None:
-        """Ends a domain whatever it does, and removes it from XenStore. Harmless if it is gone."""
+        """Ends a domain whatever it does, and removes it from XenStore. Harmless if it is gone.
+
+        Raises:
+            NoSuchGuest: it is the control domain.
+        """
+        if domid == 0:
+            raise NoSuchGuest(domid)
+        while (other := self._destroying.get(domid)) is not None:
+            await other.wait()
+        over = self._destroying[domid] = anyio.Event()
+        try:
+            await self._destroy(domid)
+        finally:
+            del self._destroying[domid]
+            over.set()
+
+    async def _destroy(self, domid: int) -> None:
+        """Its devices first, while their backends can still look at it; nobody may add one from then on."""
         hypercalls = self._kernel.hypercalls
+        uuid = self._uuids.pop(domid, None)
         with suppress(HypercallNoSuchDomain):
             hypercalls.pausedomain(domid)
-        await self.devices.remove_all(domid)
-        with suppress(HypercallNoSuchDomain):
-            hypercalls.destroydomain(domid)
-        uuid = self._uuids.pop(domid, None)
+        try:
+            if self._kernel.tasks.cancel_scope.cancel_called:
+                return  # this kernel ends: no store will answer any more
+            await self.devices.remove_all(domid)
+        finally:
+            with suppress(HypercallNoSuchDomain):
+                hypercalls.destroydomain(domid)
+        paths = [domain_path(domid), f"/libxl/{domid}", *([f"/vm/{uuid}"] if uuid else [])]
 
         async def remove(transaction: Transaction) -> None:
-            for path in (f"/vm/{uuid}", domain_path(domid), f"/libxl/{domid}"):
+            for path in paths:
                 await remove_tree(transaction, path)
 
         await self._store.transact(remove)
+        await self.devices.remove_all(domid)  # one that was being attached when this began
         self.endings.forget(domid)
+
+    def _check(self, domid: int) -> None:
+        if domid not in self._uuids:
+            raise NoSuchGuest(domid)

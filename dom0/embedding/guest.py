@@ -1,0 +1,181 @@
+"""A guest of a running machine, from its creation to what is left to say of it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from pydantic import ByteSize
+
+from dom0.toolstack.errors import NoSuchGuest
+from dom0.toolstack.toolstack import DomainConfig
+from hypervisor.domain import Domain
+from kernel.kernel import Kernel
+from kernel.program import run_program
+
+if TYPE_CHECKING:
+    from dom0.embedding.machine import RunningMachine
+    from dom0.scenario.model import DiskSpec
+
+SHUTDOWN_PATIENCE_S: Final = 5.0
+"""How long a guest may take to shut down when it is asked to, before it is destroyed."""
+
+DESTROY_PATIENCE_S: Final = 30.0
+"""How long that may take: longer than the time limits of its devices, unless dom0 itself is broken."""
+
+
+class MachineStopped(Exception):
+    """The machine runs no more, though nobody has ended it; `why` is what its dom0 said last."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the machine has stopped: {why}")
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEnd:
+    """How a guest ended.
+
+    outcome: a shutdown reason by name (poweroff, reboot, suspend, crash, …), or destroyed. exit_code: what
+    its program returned. crash: what its kernel said of a crash, the traceback above all. leaks: grants that
+    it had not ended. drivers: the reports of its drivers, by device, as they wrote them.
+    """
+
+    outcome: str
+    exit_code: int | None = None
+    crash: str = ""
+    leaks: tuple[str, ...] = ()
+    drivers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RunningGuest:
+    """Made by `RunningMachine.start`. name, program: as it was started. domid: its number. domain: the
+    hypervisor's view, with all counters; it outlives the domain itself.
+    """
+
+    domid: int
+    domain: Domain
+
+    def __init__(
+        self,
+        machine: "RunningMachine",
+        config: DomainConfig,
+        main: Callable[[Kernel], Awaitable[int | None]],
+    ) -> None:
+        self.name = config.name
+        self.program = config.program
+        self._machine = machine
+        self._config = config
+        self._main = main
+        self._scope = anyio.CancelScope()
+        self._begun = anyio.Event()
+        self._over = anyio.Event()
+        self._end: GuestEnd | None = None
+        self._failure: Exception | None = None
+
+    # For whoever has started it
+
+    @property
+    def end(self) -> GuestEnd | None:
+        """How it has ended, if it has."""
+        return self._end
+
+    @property
+    def console(self) -> str:
+        """What it has printed on its console so far, as far as the log keeps it."""
+        return self._machine.services.consoles.output(self.domid)
+
+    async def wait(self) -> GuestEnd:
+        """How it ended, when it has, by whatever way; nothing is left of it then. Raises MachineStopped."""
+        await self._over.wait()
+        if self._failure is not None:
+            raise self._failure
+        if self._end is None:
+            raise self._machine.stopped()
+        return self._end
+
+    async def shut_down(self, patience_s: float = SHUTDOWN_PATIENCE_S) -> GuestEnd:
+        """Asks it to shut down, and destroys it if it has not done so in time."""
+        with anyio.move_on_after(patience_s):
+            with suppress(NoSuchGuest):  # it has ended meanwhile
+                await self._machine.services.toolstack.request_shutdown(self.domid)
+            return await self.wait()
+        return await self.destroy()
+
+    async def destroy(self) -> GuestEnd:
+        """Ends it whatever it does."""
+        if not self._over.is_set():
+            await self._machine.services.toolstack.destroy(self.domid)
+        return await self.wait()
+
+    async def attach(self, disk: "DiskSpec") -> None:
+        """Gives it one more disk. Raises DeviceExists, NoSuchGuest, StoreError."""
+        await self._machine.services.toolstack.attach_disk(self.domid, self._machine.disk_config(disk))
+
+    async def detach(self, vdev: str) -> bool:
+        """Takes a disk away; False if its driver did not let go of it in time. Raises NoSuchDisk."""
+        return await self._machine.services.toolstack.detach_disk(self.domid, vdev)
+
+    # For the machine
+
+    async def begin(self) -> None:
+        """Returns when it runs. Raises what kept it from that."""
+        try:
+            await self._begun.wait()
+        except BaseException:
+            self._scope.cancel()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        if self._over.is_set() and self._end is None:
+            raise self._machine.stopped()
+
+    async def clear_away(self) -> None:
+        """Ends it, built or not, and returns when nothing of it is left."""
+        if self._begun.is_set() and not self._over.is_set():
+            await self._machine.services.toolstack.destroy(self.domid)
+        self._scope.cancel()
+        await self._over.wait()
+
+    async def live(self) -> None:
+        """Its whole life, in a task of dom0's: whether anybody waits for it or not, it is cleared away."""
+        try:
+            with self._scope:
+                await self._live()
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._over.set()
+            self._begun.set()
+
+    async def _live(self) -> None:
+        toolstack = self._machine.services.toolstack
+        self.domid = await toolstack.create(self._config)
+        try:
+            self.domain = self._machine.core.domain(self.domid)
+            self._machine.host.start(self.domain, lambda platform: run_program(platform, self._main))
+            memory = ByteSize(self._config.memory_bytes).human_readable()
+            self._machine.log(f"{self.name} starts as domain {self.domid}: {self.program}, {memory}")
+            toolstack.start(self.domid)
+            self._begun.set()
+            outcome = await toolstack.wait_end(self.domid)
+            end = await self._look_back(outcome)
+        finally:
+            with anyio.move_on_after(DESTROY_PATIENCE_S, shield=True):
+                await toolstack.destroy(self.domid)
+            self._machine.forget(self.domid)
+        self._end = end
+        self._machine.log(f"{self.name} has ended: {end.outcome}, exit code {end.exit_code}")
+
+    async def _look_back(self, outcome: str) -> GuestEnd:
+        """What the domain has left in XenStore and on the hypervisor's console."""
+        toolstack = self._machine.services.toolstack
+        words = self._machine.words_of(self.domid)
+        return GuestEnd(
+            outcome,
+            exit_code=await toolstack.exit_code(self.domid),
+            crash=words.text if outcome == "crash" else "",
+            leaks=tuple(words.leaks),
+            drivers=await toolstack.driver_reports(self.domid),
+        )

@@ -1,0 +1,204 @@
+"""A running machine: the hypervisor's core, its dom0 and the services there, as one context."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from pydantic import BaseModel, TypeAdapter
+
+from backends.registry import load_backend
+from dom0.embedding.beside import beside
+from dom0.embedding.guest import MachineStopped, RunningGuest
+from dom0.embedding.words import DomainWords
+from dom0.launch.machine import build_machine
+from dom0.programs import Main, load_program, program_of
+from dom0.scenario.model import DiskSpec, MemorySize
+from dom0.services import Services, start_services
+from dom0.toolstack.endings import outcome_of
+from dom0.toolstack.toolstack import DiskConfig, DomainConfig
+from hypervisor.domain import Domain
+from hypervisor.vcpu.coroutine_host import CoroutineHost
+from kernel.kernel import Kernel
+from kernel.program import run_program
+from kernel.xenstore.client import XenStoreClient
+
+_LOGGER: Final = logging.getLogger("domzero")
+_MEMORY: Final = TypeAdapter[int](MemorySize)
+_NO_ARGS: Final[Mapping[str, Any]] = {}
+
+Size = int | str
+"""Bytes, or text such as 16MiB."""
+
+
+@asynccontextmanager
+async def running_machine(
+    folder: Path,
+    *,
+    memory: Size = "1GiB",
+    dom0_memory: Size = "64MiB",
+    sockets: Sequence[str | PathLike[str]] = (),
+    log: Callable[[str], None] = _LOGGER.info,
+) -> AsyncIterator["RunningMachine"]:
+    """A machine whose dom0 is up; guests that still run at the end of the context are destroyed.
+
+    Args:
+        folder: where consoles are logged, and where relative paths of images start; made if it is missing.
+        memory: of the machine; only what is touched is used.
+        dom0_memory: RAM of the service domain.
+        sockets: paths of Unix sockets on which its XenStore is served, too.
+        log: takes what daemons say, and domains on the hypervisor's own console, a line at a time.
+
+    Raises:
+        OSError: the folder cannot be made.
+        XenError: the machine is smaller than its dom0.
+        MachineStopped: dom0 has crashed or shut down by itself.
+    """
+    sizes = _MEMORY.validate_python(memory), _MEMORY.validate_python(dom0_memory)
+    machine = RunningMachine(folder, sizes, log)
+    async with beside(lambda up: machine.run(up, sockets), machine.finish):
+        yield machine
+
+
+class RunningMachine:
+    """Made by `running_machine`.
+
+    core: the hypervisor. dom0: its domain. services: the daemons there and the toolstack. guests: those that
+    run, or are about to, in the order in which they were started. log: takes a line.
+    """
+
+    services: Services
+
+    def __init__(self, folder: Path, sizes: tuple[int, int], log: Callable[[str], None]) -> None:
+        self.guests: dict[RunningGuest, None] = {}
+        self.host = CoroutineHost(self._hear)
+        self.core, self.dom0 = build_machine(self.host, *sizes)
+        self._folder = folder.absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self._words: dict[int, DomainWords] = {}
+        self._finished = anyio.Event()
+        self._started = 0
+        self._why_stopped = ""
+
+    @property
+    def store(self) -> XenStoreClient:
+        """XenStore as dom0 sees it."""
+        return self.services.kernel.store
+
+    async def start(
+        self,
+        program: Main | str,
+        args: Mapping[str, Any] | BaseModel = _NO_ARGS,
+        *,
+        name: str = "",
+        memory: Size = "16MiB",
+        disks: Iterable[DiskSpec] = (),
+    ) -> RunningGuest:
+        """Builds a guest and lets it run.
+
+        Args:
+            program: `async def main(kernel)` or `main(kernel, args)`, or the name of a ready-made guest, or
+                module:function.
+            args: the program's arguments, checked against its model.
+            name: of the domain; guest1, guest2, … if empty.
+            memory: RAM.
+            disks: what it is given; the first that runs its driver connects.
+
+        Raises:
+            ProgramError, BackendError: there is no such program or backend.
+            pydantic.ValidationError: arguments, memory or a disk's settings are wrong.
+            BuildError, StoreError: the machine refused; nothing is left of the guest.
+            MachineStopped: dom0 runs no more.
+        """
+        loaded = load_program(program) if isinstance(program, str) else program_of(program)
+        self._started += 1
+        config = DomainConfig(
+            name=name or f"guest{self._started}",
+            memory_bytes=_MEMORY.validate_python(memory),
+            program=loaded.name,
+            arguments=args.model_dump(mode="json") if isinstance(args, BaseModel) else args,
+            disks=tuple(self.disk_config(disk) for disk in disks),
+        )
+        guest = RunningGuest(self, config, loaded.bind(args))
+        if self._finished.is_set() or self.services.kernel.tasks.cancel_scope.cancel_called:
+            raise self.stopped()
+        self.services.kernel.tasks.start_soon(self._keep, guest)
+        await guest.begin()
+        return guest
+
+    def disk_config(self, disk: DiskSpec) -> DiskConfig:
+        """What the toolstack is told of a disk; relative paths in its settings start at the machine's folder.
+
+        Raises:
+            BackendError: there is no such backend.
+            pydantic.ValidationError: its settings are wrong.
+        """
+        model = load_backend(disk.backend).Config
+        config = model.model_validate(disk.config, context={"folder": self._folder})
+        return DiskConfig(disk.vdev, disk.backend, config, disk.mode)
+
+    # For guests and for running_machine
+
+    def words_of(self, domid: int) -> DomainWords:
+        """What a domain has said on the hypervisor's console."""
+        words = self._words.get(domid) or self._listen(domid)
+        words.end()
+        return words
+
+    def forget(self, domid: int) -> None:
+        """The domain is gone: its number may be another one's soon."""
+        self._words.pop(domid, None)
+
+    def stopped(self) -> MachineStopped:
+        """Why it runs no more."""
+        return MachineStopped(self._why_stopped or "its dom0 runs no more")
+
+    def finish(self) -> None:
+        """Lets the machine end: guests first, then dom0."""
+        self._finished.set()
+
+    async def run(self, up: anyio.Event, sockets: Sequence[str | PathLike[str]] = ()) -> None:
+        """Runs it until `finish`; sets `up` when the services run. MachineStopped if it ends before."""
+
+        async def serve(kernel: Kernel) -> int:
+            self.services = await start_services(
+                kernel,
+                console_folder=self._folder,
+                now=time.time,
+                log=lambda line: self.log(f"dom0: {line}"),
+                sockets=sockets,
+            )
+            up.set()
+            await self._finished.wait()
+            for guest in reversed(list(self.guests)):
+                await guest.clear_away()
+            return 0
+
+        async with self.host.running(self.core):
+            execution = self.host.start(self.dom0, lambda platform: run_program(platform, serve))
+            self.dom0.unpause()
+            await execution.finished.wait()
+        if self.dom0.shutdown_reason or not self._finished.is_set():
+            words = self.words_of(0).text
+            self._why_stopped = f"dom0 ended with {outcome_of(self.dom0.shutdown_reason)}\n{words}".rstrip()
+            raise self.stopped()
+
+    async def _keep(self, guest: RunningGuest) -> None:
+        self.guests[guest] = None
+        try:
+            await guest.live()
+        finally:
+            del self.guests[guest]
+
+    def _hear(self, domain: Domain, data: bytes) -> None:
+        """A domain writes to the hypervisor's own console."""
+        (self._words.get(domain.domid) or self._listen(domain.domid)).hear(data)
+
+    def _listen(self, domid: int) -> DomainWords:
+        words = self._words[domid] = DomainWords(lambda line: self.log(f"(XEN) d{domid}: {line}"))
+        return words
