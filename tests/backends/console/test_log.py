@@ -57,6 +57,13 @@ def test_the_newest_output_is_kept_and_no_file_exceeds_the_limit(
         assert not path.exists() or path.stat().st_size <= 4096
 
 
+def test_a_file_is_filled_before_the_next_is_begun(tmp_path: Path) -> None:
+    log = LogFolder(tmp_path).new_log("guest", 1, 4096)
+    for number in range(1000):
+        log.append(b"%07d\n" % number)
+    assert log.content() == b"".join(b"%07d\n" % number for number in range(1000))
+
+
 def test_the_log_of_an_earlier_run_is_put_aside_and_not_read(tmp_path: Path) -> None:
     LogFolder(tmp_path).new_log("guest", 1, 4096).append(b"yesterday")
     log = LogFolder(tmp_path).new_log("guest", 1, 4096)
