@@ -81,9 +81,9 @@ class BlockDevice:
             spawn=self._kernel.tasks.start_soon,
             broken=self._broken,
         )
-        self._port.on_event = self.queue.drain
+        self._port.on_event = self.queue.notified
         self.ring_stats.enter(ring)
-        self.queue.drain()
+        self._kernel.tasks.start_soon(self.queue.run)
         return described(self.disk, self.setup.info)
 
     async def disconnect(self) -> None:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine
 from itertools import groupby
 from typing import Any, Final
 
+from anyio.lowlevel import checkpoint
+
 from backends.block.pages import GrantedPages, Lease
 from backends.block.requests import Discard, Judged, Listed, Refusal, judge, judge_segments
 from backends.block.service import Operation, Service, pages_of
 from backends.contract import SECTOR_BYTES
-from kernel.parking import Waiter, waiter_factory
+from kernel.parking import Latch, Waiter, waiter_factory
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
 from ringbuffers.protocols.blkif_columns import (
@@ -30,7 +32,7 @@ from ringbuffers.ring import BackRing
 
 MAX_INDIRECT_SEGMENTS: Final = 256
 _SLOT: Final = blkif.REQUEST_SLOT_SIZE
-_RUNS_A_TURN: Final = 4  # after so many the other devices and domains have their turn
+_IDLE_POLLS: Final = 4  # looks at an empty ring before it sleeps
 _PAGES_AT_ONCE: Final = 1024  # mapped together for requests that are served together (XSA-300)
 _SECTOR_SHIFT: Final = SECTOR_BYTES.bit_length() - 1
 
@@ -69,35 +71,59 @@ class BlockQueue:
         self._transfers_wait = "read" in service.disk.waits or "write" in service.disk.waits
         self._unaligned = service.disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number that must be 0
         self._idle: Waiter[None] | None = None
+        self._turn = Latch()
 
-    def drain(self) -> None:
-        """Serves what is on the ring. To be called when the frontend notifies, and once at the beginning."""
-        try:
-            for _ in range(_RUNS_A_TURN):
-                if self._stopped or self._barrier is not None:
-                    return
-                run, self._held = self._held or self.ring.take_run(), b""
-                if run:
-                    self._serve(run)
-                    self._push()
-                if self._barrier is None and not self.ring.rearm():
-                    return
-        except PeerViolation as violation:
-            self._stopped = True
-            self._broken(violation)
-        else:
-            self._spawn(self._next_turn)
+    async def run(self) -> None:
+        """Serves the ring until `close`. Looks at once: requests may be there already."""
+        self._turn.set()
+        while not self._stopped:
+            await self._turn.wait()
+            idle = 0
+            while idle < _IDLE_POLLS and not self._stopped:
+                idle = 0 if self._look() else idle + 1
+                await checkpoint()
+            if self._rearmed():
+                self._turn.set()
+
+    def notified(self) -> None:
+        """The frontend has something on the ring: serve it now, and look for more. The event port's callback."""
+        self._look()
+        self._turn.set()
 
     async def close(self) -> None:
         """Takes no more requests, lets those in flight end and be answered, and unmaps all pages."""
         self._stopped = True
+        self._turn.set()
         if self._in_flight:
             self._idle = waiter_factory()()
             await self._idle.wait()
         self.pages.close()
 
-    async def _next_turn(self) -> None:
-        self.drain()
+    def _look(self) -> bool:
+        """Serves what is on the ring now, at most as much as the ring holds. Returns whether there was anything."""
+        if self._stopped or self._barrier is not None:
+            return False
+        try:
+            run, self._held = self._held or self.ring.take_run(), b""
+        except PeerViolation as violation:
+            self._break(violation)
+            return False
+        if run:
+            self._serve(run)
+            self._push()
+        return bool(run)
+
+    def _rearmed(self) -> bool:
+        """Asks to be notified; whether something has come meanwhile."""
+        try:
+            return not self._stopped and self._barrier is None and self.ring.rearm()
+        except PeerViolation as violation:
+            self._break(violation)
+            return False
+
+    def _break(self, violation: PeerViolation) -> None:
+        self._stopped = True
+        self._broken(violation)
 
     def _serve(self, run: bytes) -> None:
         """Serves a run of slots in order, up to a barrier that must wait."""
@@ -222,7 +248,7 @@ class BlockQueue:
         self._in_flight -= 1
         if operation is self._barrier:
             self._barrier = None
-            self.drain()
+            self._turn.set()
         elif self._barrier is not None and not self._in_flight:
             self._start(self._barrier)
         if self._idle is not None and not self._in_flight:

@@ -45,6 +45,7 @@ class DiskData:
     _pool: BufferPool
     _new_waiter: NewWaiter[None]
     _max_indirect: int
+    _quick_end: int  # the size in sectors, if every range of sectors within it is allowed; else 0
 
     # Bytes in, bytes out
 
@@ -75,7 +76,8 @@ class DiskData:
 
     async def _page(self, operation: int, sector: int, count: int, data: memoryview | None) -> PageBuffer:
         """One request of one page, which is staged, filled with `data` for a write, and returned."""
-        self._check(sector, count)
+        if not (0 <= sector <= self._quick_end - count and count > 0):
+            self._check(sector, count)
         buffer = self._pool.stage_one() or (await self._pool.stage(1))[0]
         if data is not None:
             buffer.view[: len(data)] = data
@@ -91,7 +93,6 @@ class DiskData:
         except BaseException:
             self._give_back(caller, (buffer,), ())
             raise
-        self.stats.count(operation, 1)
         return buffer
 
     # Pages of the disk
@@ -159,7 +160,6 @@ class DiskData:
         self, caller: Caller, submission: Submission, staged: Sequence[PageBuffer] = (), lent: Sequence[PageBuffer] = ()
     ) -> None:
         """Sends and waits. If that raises, pages that were staged or lent for it go back to the pool."""
-        requests = submission.left
         try:
             if self.lost is not None:
                 self._refuse(caller)
@@ -170,7 +170,6 @@ class DiskData:
         except BaseException:
             self._give_back(caller, staged, lent)
             raise
-        self.stats.count(caller.operation, requests)
 
     def _give_back(self, caller: Caller, staged: Sequence[PageBuffer], lent: Sequence[PageBuffer]) -> None:
         """Gives pages of a call that has failed or was cancelled back to the pool, as soon as no request uses them."""

@@ -73,7 +73,7 @@ class BlockFrontend:
         pfns = range(self._pages.pfn, self._pages.pfn + self._pages.count)
         self._grefs = self._kernel.grants.grant_many(domid, pfns)
         self._port = self._kernel.events.alloc_unbound(domid)
-        self._port.on_event = self._queue.receive
+        self._port.on_event = self._queue.notified
         self._said_order = self._said_order or order > 0
         return published(
             self._grefs, self._port.port, said_order=self._said_order, persistent=self._persistent

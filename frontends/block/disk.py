@@ -65,6 +65,7 @@ class Disk(DiskData):
         self.name = disk_name(devid)
         self.stats = DiskStats()
         self.keys = UNKNOWN_DISK
+        self._quick_end = 0
         self._options = options or DiskOptions()
         self._kernel = kernel
         self._new_waiter: NewWaiter[None] = waiter_factory()
@@ -88,7 +89,7 @@ class Disk(DiskData):
         """Runs the device and its publisher until the device is gone."""
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._queue.publish_forever)
+                tasks.start_soon(self._queue.run)
                 await self.device.run()
                 tasks.cancel_scope.cancel()
         finally:
@@ -154,6 +155,7 @@ class Disk(DiskData):
 
     def _learn(self, keys: DiskKeys) -> None:
         self.keys = keys
+        self._quick_end = keys.sectors if keys.sector_size == SECTOR_BYTES else 0
         self._resized.announce()
 
     def _closing(self) -> None:

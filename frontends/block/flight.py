@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from frontends.block.stats import DiskStats
 from frontends.block.submissions import Caller, Submission
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
@@ -36,9 +37,10 @@ class _Run(NamedTuple):
 class Flight:
     """Who waits for which request."""
 
-    __slots__ = ("_callers", "_forget_at", "_kept", "_next_id", "_runs")
+    __slots__ = ("_callers", "_forget_at", "_kept", "_next_id", "_runs", "_stats")
 
-    def __init__(self) -> None:
+    def __init__(self, stats: DiskStats) -> None:
+        self._stats = stats
         self._callers: dict[int, Caller] = {}  # by id, ascending
         self._runs: list[_Run] = []
         self._next_id = 0
@@ -60,7 +62,9 @@ class Flight:
         """The slots of the next requests of `submission`, at most `room`, and how many they are."""
         first = self._next_id
         ids = range(first, first + min(submission.left, room))
-        slots, callers = submission.take(ids)
+        slots, callers, counts = submission.take(ids)
+        for operation, count in counts:
+            self._stats.count(operation, count)
         self._next_id = ids.stop
         self._callers.update(zip(ids, callers))
         self._runs.append(_Run(ids, slots))
@@ -69,20 +73,26 @@ class Flight:
             self._forget_landed()
         return slots, len(ids)
 
-    def land(self, run: bytes) -> int:
-        """Ends the requests that a run of responses answers; how many were refused.
+    def land(self, run: bytes) -> None:
+        """Ends the requests that a run of responses answers.
 
         Raises PeerViolation for a response that answers nothing of ours; what was not ended stays in flight.
         """
         ids, codes = unpack_responses(run)
         callers = self._pop(ids)
         caller, count = callers[0], len(callers)
-        if codes.count(caller.operation) != count or callers.count(caller) != count:
-            return self._land_each(run, callers)
-        caller.remaining -= count  # one caller's requests, and all have succeeded
-        if not caller.remaining:
-            caller.end(None)
-        return 0
+        if callers.count(caller) == count == codes.count(caller.operation):
+            caller.remaining -= count  # one caller's requests, and all have succeeded
+            if not caller.remaining:
+                caller.end(None)
+            return
+        for index, (caller, code) in enumerate(zip(callers, codes)):
+            if code != caller.operation:
+                self._land_each(run[index * _SLOT :], callers[index:])
+                return
+            caller.remaining -= 1
+            if not caller.remaining:
+                caller.end(None)
 
     def slots(self) -> Iterator[bytes]:
         """The slot of each request in flight, in the order of sending."""
@@ -113,34 +123,30 @@ class Flight:
     def _put_back(self, popped: Iterable[tuple[int, Caller]]) -> None:
         self._callers = dict(sorted([*popped, *self._callers.items()], key=itemgetter(0)))
 
-    def _land_each(self, run: bytes, callers: list[Caller]) -> int:
-        """`land`, one by one."""
-        refused = 0
+    def _land_each(self, run: bytes, callers: list[Caller]) -> None:
+        """`land`, from the first answer on that may be a refusal."""
         responses = list(unpack_response_run(run))
         for index, (caller, (request_id, operation, status)) in enumerate(zip(callers, responses)):
             if operation != caller.operation or status:
                 try:
-                    refused += self._examine(caller, request_id, operation, status)
+                    self._examine(caller, request_id, operation, status)
                 except PeerViolation:
                     self._put_back((response[0], who) for response, who in zip(responses[index:], callers[index:]))
                     raise
             caller.remaining -= 1
             if not caller.remaining:
                 caller.end(None)
-        return refused
 
-    def _examine(self, caller: Caller, request_id: int, operation: int, status: int) -> bool:
-        """An answer that is not simply good: whether it is a refusal, which is noted. Raises PeerViolation for what
-        answers nothing of ours.
-        """
+    def _examine(self, caller: Caller, request_id: int, operation: int, status: int) -> None:
+        """An answer that is not simply good: notes a refusal. Raises PeerViolation for what answers nothing of ours."""
         slot = self._slot(request_id)
         if operation not in _echoes(slot):
             raise PeerViolation("operation of a response", operation, f"{slot[0]}, as in the request")
         if status not in _STATUSES:
             raise PeerViolation("status of a response", status & 0xFFFF, "0, -1 or -2")
         if status:
+            self._stats.errors += 1
             caller.failures = [*(caller.failures or ()), (slot, status)]
-        return status != blkif.BLKIF_RSP_OKAY
 
     def _slot(self, request_id: int) -> bytes:
         run = next(run for run in self._runs if request_id in run.ids)
@@ -148,7 +154,8 @@ class Flight:
 
     def _forget_landed(self) -> None:
         """Lets go of runs that were answered, once as many slots are kept as may be in flight several times over."""
-        self._runs = [run for run in self._runs if not self._callers.keys().isdisjoint(run.ids)]
+        oldest = min(self._callers, default=self._next_id)
+        self._runs = [run for run in self._runs if oldest < run.ids.stop and not self._callers.keys().isdisjoint(run.ids)]
         self._kept = sum(len(run.ids) for run in self._runs)
         self._forget_at = max(_FORGET_AT, 2 * self._kept)
 

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from anyio.lowlevel import checkpoint
+
 from frontends.block.flight import Flight
 from frontends.block.stats import DiskStats
 from frontends.block.submissions import Caller, Plug, Submission
@@ -19,7 +21,7 @@ from kernel.parking import Broadcast, Latch
 from ringbuffers.errors import PeerViolation
 from ringbuffers.ring import FrontRing
 
-_RUNS_A_TURN: Final = 4
+_IDLE_POLLS: Final = 4  # looks for answers in vain before it sleeps
 
 
 class RequestQueue:
@@ -39,7 +41,7 @@ class RequestQueue:
         self._notify: Callable[[], None] = _nobody
         self._waiting: deque[Submission] = deque()
         self._plug: Plug | None = None  # the last of `_waiting`, while others may join it
-        self._flight = Flight()
+        self._flight = Flight(stats)
         self._again: deque[bytes] = deque()  # slots to be sent once more, on a new ring
         self._turn = Latch()
         self._settled = Broadcast()
@@ -61,6 +63,7 @@ class RequestQueue:
         self._plug = None
         self._waiting.append(submission)
         self.send()
+        self._turn.set()
 
     def submit_page(self, caller: Caller, head: int, sector: int, page: int) -> None:
         """Sends a request of one page together with those of other tasks, when this pass of the loop is over."""
@@ -71,13 +74,22 @@ class RequestQueue:
             self._turn.set()
         plug.add(caller, head, sector, page)
 
-    async def publish_forever(self) -> None:
-        """The publisher: sends what is plugged, and goes on where `receive` stopped."""
+    async def run(self) -> None:
+        """Sends what tasks have submitted, and takes the answers, until it is cancelled."""
         while True:
             await self._turn.wait()
-            self.send()
-            if self._flight:
-                self.receive()
+            idle = 0
+            while idle < _IDLE_POLLS and not self.is_settled:
+                self.send()
+                idle = 0 if self._take() else idle + 1
+                await checkpoint()
+            if not self.is_settled and self._rearmed():
+                self._turn.set()
+
+    def notified(self) -> None:
+        """The backend has answered: take it now, and look for more. The event port's callback."""
+        self._take()
+        self._turn.set()
 
     def connect(self, ring: FrontRing, notify: Callable[[], None]) -> None:
         """Sends on `ring` from now on; first, in their order, the requests that have no answer yet."""
@@ -129,28 +141,37 @@ class RequestQueue:
             if ring.publish():
                 self._notify()
 
-    def receive(self) -> None:
-        """Takes the answers that are there, and sends what has waited for room. The event port's callback."""
+    def _take(self) -> bool:
+        """Takes the answers that are there, and sends what has waited for room. Returns whether there were any."""
         ring = self._ring
         if ring is None:
-            return
+            return False
         try:
-            for _ in range(_RUNS_A_TURN):
-                run = ring.take_run()
-                if run:
-                    self._settle(run)
-                    if self._waiting or self._again:
-                        self.send()
-                if not ring.rearm():
-                    return
+            run = ring.take_run()
+            if not run:
+                return False
+            self._settle(run)
         except PeerViolation as violation:
-            self.disconnect()
-            self._broken(violation)
-        else:
-            self._turn.set()
+            self._break(violation)
+            return False
+        if self._waiting or self._again:
+            self.send()
+        return True
+
+    def _rearmed(self) -> bool:
+        """Asks to be notified of the next answer; whether one has come meanwhile."""
+        try:
+            return self._ring is not None and self._ring.rearm()
+        except PeerViolation as violation:
+            self._break(violation)
+            return False
+
+    def _break(self, violation: PeerViolation) -> None:
+        self.disconnect()
+        self._broken(violation)
 
     def _settle(self, run: bytes) -> None:
-        self._stats.errors += self._flight.land(run)
+        self._flight.land(run)
         if self._timed >= 0 and self._timed not in self._flight:
             self._stats.latency.add(self._now_ns() - self._timed_ns)
             self._timed = -1

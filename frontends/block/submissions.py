@@ -43,10 +43,11 @@ class Caller:
 
 
 class Taken(NamedTuple):
-    """The next requests of a submission as slots, and whose each of them is."""
+    """The next requests of a submission as slots, whose each of them is, and how many there are of each operation."""
 
     slots: bytes
     callers: Iterable[Caller]
+    counts: Sequence[tuple[int, int]]
 
 
 class Submission(ABC):
@@ -81,7 +82,7 @@ class Pages(Submission):
         self.left -= len(ids)
         heads = self._head * len(ids)
         slots = pack_page_requests(heads, ids, self._sectors[start:end], self._pages[start:end])
-        return Taken(slots, repeat(self._caller, len(ids)))
+        return Taken(slots, repeat(self._caller, len(ids)), ((self._caller.operation, len(ids)),))
 
     def callers(self) -> Iterable[Caller]:
         return (self._caller,)
@@ -112,8 +113,9 @@ class Plug(Submission):
         start, self._start = self._start, self._start + len(ids)
         self.left -= len(ids)
         part = slice(start, self._start)
-        slots = pack_page_requests(self._heads[part], ids, self._sectors[part], self._pages[part])
-        return Taken(slots, self._callers[part])
+        heads = self._heads[part]
+        slots = pack_page_requests(heads, ids, self._sectors[part], self._pages[part])
+        return Taken(slots, self._callers[part], [(head & 0xFF, heads.count(head)) for head in set(heads)])
 
     def callers(self) -> Iterable[Caller]:
         return self._callers[self._start :]
@@ -133,7 +135,7 @@ class Slots(Submission):
         start = len(self._pack) - self.left
         self.left -= len(ids)
         packed = [pack(request_id) for pack, request_id in zip(self._pack[start:], ids)]
-        return Taken(b"".join(packed), repeat(self._caller, len(ids)))
+        return Taken(b"".join(packed), repeat(self._caller, len(ids)), ((self._caller.operation, len(ids)),))
 
     def callers(self) -> Iterable[Caller]:
         return (self._caller,)
