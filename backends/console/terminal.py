@@ -4,7 +4,7 @@ A terminal that does not keep up loses the oldest of what it has not seen yet, a
 guest nor the other terminals wait for it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -60,9 +60,14 @@ class Terminal:
         data, self._backlog = bytes(self._backlog), bytearray()
         return data
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self.receive():
-            yield data
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.receive()
+        if not data:
+            raise StopAsyncIteration
+        return data
 
     def feed(self, data: bytes) -> None:
         """The guest has printed `data`."""

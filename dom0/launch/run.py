@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachine, running_machine
 from dom0.launch.collect import collect_domain, live_row, row_of
+from dom0.launch.echo import echo_console
 from dom0.launch.interrupts import heed_interrupts
 from dom0.launch.status import DomainStatus, Snapshot, watcher_for
 from dom0.report.model import DomainReport, ExpectationResult, RunReport
@@ -17,6 +18,9 @@ from dom0.scenario.expectations import check_guest, check_image
 from dom0.scenario.model import GuestSpec, Scenario
 from dom0.services import Services
 from kernel.errors import KernelError
+
+LAST_WORDS_S = 1.0
+"""How long what a guest printed last may take to be shown when it has ended."""
 
 
 def launch_scenario(scenario: Scenario, folder: Path, console: Console) -> RunReport:
@@ -97,7 +101,10 @@ class ScenarioRun:
         self._started[spec.name] = guest
         if self._stopping:  # it was being built when somebody asked for the end
             await guest.destroy()
-        end = await guest.wait()
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(echo_console, machine.services.consoles, guest.domid, spec.name, self._say)
+            end = await guest.wait()
+            beside.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_S
         report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end)
         self._reports[spec.name] = report
         self._results[spec.name] = list(check_guest(spec, report, guest.console))
