@@ -1,20 +1,22 @@
-"""`domzero`: launch a scenario, check one, or print the schema that editors use."""
+"""`domzero`: launch a scenario, check one, print the schema that editors use, or serve XenStore alone."""
 
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
+import anyio
 import typer
 from rich.console import Console
 
 from dom0.launch.run import launch_scenario
-from dom0.report.model import RunReport
 from dom0.report.render import print_report
 from dom0.scenario.load import load_scenario
 from dom0.scenario.model import Loop, Scenario
 from dom0.scenario.source import ScenarioError
+from dom0.xenstored import serve_xenstore
 
 EXIT_FAILED = 1
 EXIT_BAD_FILE = 2
@@ -46,10 +48,16 @@ def launch(
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_COLUMNS)
-    result = launch_scenario(scenario, file.parent, console)
-    if report is not None:
-        _write_report(result, report)
-    print_report(result, console)
+    try:
+        if report is not None:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.touch()
+        result = launch_scenario(scenario, file.parent, console)
+        print_report(result, console)
+        if report is not None:
+            report.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        _fail(error)
     raise typer.Exit(0 if result.ok else EXIT_FAILED)
 
 
@@ -67,6 +75,20 @@ def schema() -> None:
     typer.echo(json.dumps(Scenario.model_json_schema(), indent=2))
 
 
+@app.command()
+def xenstored(
+    socket: Annotated[
+        Path, typer.Option("--socket", metavar="PATH", help="the Unix socket; only you can open it")
+    ],
+    loop: Annotated[Loop, typer.Option(help="the event loop")] = Loop.ASYNCIO,
+) -> None:
+    """Serve a fresh XenStore on a Unix socket until interrupted: to test clients with no hypervisor."""
+    try:
+        anyio.run(partial(serve_xenstore, socket, log=typer.echo), backend=loop.value)
+    except OSError as error:
+        _fail(error)
+
+
 def _load(file: Path) -> Scenario:
     try:
         return load_scenario(file)
@@ -76,13 +98,10 @@ def _load(file: Path) -> Scenario:
         raise typer.Exit(EXIT_BAD_FILE) from error
 
 
-def _write_report(report: RunReport, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(report.model_dump_json(indent=2) + "\n")
-    except OSError as error:
-        typer.echo(f"{file}: the report cannot be written: {error.strerror}", err=True)
-        raise typer.Exit(EXIT_FAILED) from error
+def _fail(error: OSError) -> NoReturn:
+    where = f"{error.filename}: " if error.filename else ""
+    typer.echo(f"{where}{error.strerror or error}", err=True)
+    raise typer.Exit(EXIT_FAILED) from error
 
 
 def main() -> None:

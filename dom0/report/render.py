@@ -1,26 +1,30 @@
 """The closing report for a terminal: what each domain and each device did, and what was expected of them."""
 
+from collections.abc import Iterable
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dom0.report.model import DeviceReport, DomainReport, RunReport
+from dom0.report.model import DeviceReport, DomainReport, ExpectationResult, RunReport
+
+_CLIP = 40
+_RED = "red"
 
 
 def print_report(report: RunReport, console: Console) -> None:
-    """Prints the whole report; every table fits 100 columns."""
+    """Prints the whole report; on 80 columns, text is folded and no number is cut."""
     console.print(Group(*_parts(report)))
 
 
 def _parts(report: RunReport) -> list[RenderableType]:
+    devices = [(domain, device) for domain in report.domains for device in domain.devices]
     parts: list[RenderableType] = [Text(), _domains(report.domains), Text(), _hypercalls(report.domains)]
-    if any(domain.devices for domain in report.domains):
-        parts += [Text(), _devices(report.domains)]
-    parts += [Text(f"\n{line}", style="red") for domain in report.domains for line in _trouble(domain)]
-    parts += [Text(f"\nproblem: {problem}", style="red") for problem in report.problems]
-    parts += [Text(f"\nfault contained: {fault}", style="red") for fault in report.faults]
+    if devices:
+        parts += [Text(), _devices(devices), Text(), _rings(devices)]
+    parts += [Text(f"\n{printable(line)}", style=_RED) for line in _troubles(report)]
     if report.expectations:
-        parts += [Text(), _expectations(report)]
+        parts += [Text(), _expectations(report.expectations)]
     verdict = "every guest ended well" if report.ok else "the run FAILED"
     style = "bold green" if report.ok else "bold red"
     parts.append(
@@ -29,107 +33,126 @@ def _parts(report: RunReport) -> list[RenderableType]:
     return parts
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+def _table(title: str, *columns: str, text: int, folded: str) -> Table:
+    """An empty table whose first `text` columns are text and the others numbers; `folded` gives way."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+        justify = "left" if index < text else "right"
+        table.add_column(column, justify=justify, no_wrap=column != folded, overflow="fold")  # type: ignore[arg-type]
     return table
 
 
-def _domains(domains: list[DomainReport]) -> Table:
-    columns = (
-        "domain",
-        "program",
-        "ended",
-        "exit",
-        "hypercalls",
-        "batches",
-        "mean",
-        "upcalls",
-        "mapped",
-        "copied",
-        "leaked",
-    )
-    table = _table("Domains", *columns, left=3)
+def _add(table: Table, *cells: object) -> None:
+    """A row; whatever a guest or a file has put into it is shown as it is, and does no harm."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(printable(_shown(cell))) for cell in cells))
+
+
+def _shown(cell: object) -> str:
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return "" if cell is None else str(cell)
+
+
+def _alarming(count: int) -> Text:
+    return Text(f"{count:,}", style=_RED if count else "")
+
+
+def _domains(domains: Iterable[DomainReport]) -> Table:
+    columns = ("domain", "program", "ended", "exit", "upcalls", "events", "mapped", "copied", "leaked")
+    table = _table("Domains", *columns, text=3, folded="program")
     for domain in domains:
-        table.add_row(
+        grants = domain.grants
+        name = f"{domain.domid} {domain.name}"
+        counts = (domain.upcalls, domain.events_sent, grants.mapped, grants.copied)
+        _add(table, name, domain.program, domain.outcome, domain.exit_code, *counts, _alarming(grants.leaked))
+    return table
+
+
+def _hypercalls(domains: Iterable[DomainReport]) -> Table:
+    table = _table("Hypercalls", "domain", "kinds", "all", "batches", "mean", text=2, folded="kinds")
+    for domain in domains:
+        kinds = sorted(domain.hypercalls.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {count:,}" for name, count in kinds)
+        batches = domain.multicall
+        _add(
+            table,
             f"{domain.domid} {domain.name}",
-            domain.program,
-            domain.outcome,
-            "" if domain.exit_code is None else str(domain.exit_code),
-            str(domain.hypercalls_total),
-            str(domain.multicall.batches),
-            str(domain.multicall.mean_length),
-            str(domain.upcalls),
-            str(domain.grants.mapped),
-            str(domain.grants.copied),
-            Text(str(domain.grants.leaked), style="red" if domain.grants.leaked else ""),
+            shown,
+            domain.hypercalls_total,
+            batches.batches,
+            batches.mean_length,
         )
     return table
 
 
-def _hypercalls(domains: list[DomainReport]) -> Table:
-    table = _table("Hypercalls by kind", "domain", "calls", left=2)
-    for domain in domains:
-        kinds = sorted(domain.hypercalls.items(), key=lambda item: -item[1])
-        table.add_row(f"{domain.domid} {domain.name}", ", ".join(f"{name} {count}" for name, count in kinds))
-    table.columns[1].no_wrap = False
+def _devices(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
+    columns = ("device", "backend", "requests", "read", "written", "p50 µs", "p99 µs", "errors")
+    table = _table("Devices", *columns, text=2, folded="backend")
+    for domain, device in devices:
+        _add(
+            table,
+            f"{domain.name} {device.name}",
+            device.backend,
+            device.requests_total,
+            human_bytes(device.bytes_read),
+            human_bytes(device.bytes_written),
+            f"{device.latency.p50_us:,.0f}",
+            f"{device.latency.p99_us:,.0f}",
+            _alarming(device.errors),
+        )
     return table
 
 
-def _devices(domains: list[DomainReport]) -> Table:
-    columns = (
-        "device",
-        "backend",
-        "requests",
-        "read",
-        "written",
-        "sent f/b",
-        "suppressed f/b",
-        "ring",
-        "p50 µs",
-        "p99 µs",
-        "errors",
-    )
-    table = _table("Devices (f: frontend, b: backend)", *columns, left=2)
-    for domain in domains:
+def _rings(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
+    columns = ("device", "slots", "most in use", "sent f/b", "suppressed f/b")
+    table = _table("Rings and notifications (f: frontend, b: backend)", *columns, text=1, folded="")
+    for domain, device in devices:
+        front, back = device.frontend, device.backend_ring
+        _add(
+            table,
+            f"{domain.name} {device.name}",
+            back.size,
+            max(front.high_water, back.high_water),
+            f"{front.notifications_sent:,}/{back.notifications_sent:,}",
+            f"{front.notifications_suppressed:,}/{back.notifications_suppressed:,}",
+        )
+    return table
+
+
+def _troubles(report: RunReport) -> Iterable[str]:
+    for domain in report.domains:
+        if domain.crash:
+            yield f"{domain.name} crashed: {domain.crash}"
+        yield from (f"{domain.name} leaked {leak}" for leak in domain.grants.leaks)
         for device in domain.devices:
-            table.add_row(*_device_row(domain, device))
-    return table
+            if device.errors:
+                yield f"{domain.name} {device.name}, the last error: {device.last_error}"
+    yield from (f"problem: {problem}" for problem in report.problems)
+    yield from (f"fault contained: {fault}" for fault in report.faults)
 
 
-def _device_row(domain: DomainReport, device: DeviceReport) -> tuple[str, ...]:
-    front, back = device.frontend, device.backend_ring
-    return (
-        f"{domain.name} {device.name}",
-        device.backend,
-        str(sum(device.requests.values())),
-        human_bytes(device.bytes_read),
-        human_bytes(device.bytes_written),
-        f"{front.notifications_sent}/{back.notifications_sent}",
-        f"{front.notifications_suppressed}/{back.notifications_suppressed}",
-        f"{front.high_water}/{front.size}",
-        f"{device.latency.p50_us:.0f}",
-        f"{device.latency.p99_us:.0f}",
-        str(device.errors),
-    )
-
-
-def _trouble(domain: DomainReport) -> list[str]:
-    lines = [f"{domain.name} crashed: {domain.crash}"] if domain.crash else []
-    return lines + [f"{domain.name} leaked {leak}" for leak in domain.grants.leaks]
-
-
-def _expectations(report: RunReport) -> Table:
-    table = _table("Expectations", "", "what", "expected", "found", left=4)
-    for result in report.expectations:
+def _expectations(results: Iterable[ExpectationResult]) -> Table:
+    table = _table("Expectations", "", "what", "expected", "found", text=4, folded="")
+    for column in table.columns[1:]:
+        column.no_wrap = False
+    for result in results:
         mark = Text("held", style="green") if result.held else Text("FAILED", style="bold red")
-        table.add_row(mark, result.subject, _clip(result.expected), _clip(result.found))
+        texts = result.expected, result.found
+        _add(table, mark, result.subject, *(_clip(text) if result.held else text for text in texts))
     return table
 
 
-def _clip(text: str, width: int = 40) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _clip(text: str) -> str:
+    return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"
 
 
 def printable(text: str) -> str:
@@ -140,8 +163,10 @@ def printable(text: str) -> str:
 def human_bytes(count: int) -> str:
     """`3145728` → `3.0 MiB`."""
     size = float(count)
+    unit = "B"
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError("the last unit always returns")
+        if size < 1024:
+            break
+        if unit != "GiB":
+            size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
