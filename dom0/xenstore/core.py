@@ -28,6 +28,8 @@ from ringbuffers.protocols.xs_wire import XS_TYPE_COUNT, MessageTooLong
 
 # How many requests of one client are served before it is the next one's turn.
 REQUESTS_PER_TURN: Final = 16
+# How often one guest is complained about in the log.
+_MAX_COMPLAINTS: Final = 10
 
 
 def no_rings(domid: int, _gfn: int, _port: int) -> Transport:
@@ -137,8 +139,9 @@ class XenStore:
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Bytes of a client, cut anywhere. They are served in its turns."""
-        self._parse(connection, data)
-        self.wake(connection)
+        if connection.usable:
+            self._parse(connection, data)
+            self.wake(connection)
 
     def _parse(self, connection: Connection, data: bytes) -> None:
         try:
@@ -171,14 +174,11 @@ class XenStore:
         try:
             self._serve_turn(connection)
         except PeerViolation as violation:
-            self.log(f"{connection} is ignored: {violation}")
-            self.ignore(connection, Failure.RING_INDEX)
+            self._give_up(connection, Failure.RING_INDEX, str(violation))
         except ConnectionLost as loss:
-            self.log(f"{connection} is ignored: {loss}")
-            self.ignore(connection, Failure.COMMUNICATION)
+            self._give_up(connection, Failure.COMMUNICATION, str(loss))
         except Exception:
-            self.log(f"{connection} is ignored after an error of ours:\n{traceback.format_exc()}")
-            self.ignore(connection, Failure.COMMUNICATION)
+            self._give_up(connection, Failure.COMMUNICATION, f"an error of ours:\n{traceback.format_exc()}")
 
     def _serve_turn(self, connection: Connection) -> None:
         transport = connection.transport
@@ -190,9 +190,8 @@ class XenStore:
                 if data:
                     self._parse(connection, data)
         self.serve(connection, REQUESTS_PER_TURN)
-        if connection.violation is not None and not connection.inbox:
-            self.log(f"{connection} is ignored: {connection.violation}")
-            self.ignore(connection, Failure.PROTOCOL)
+        if connection.violation is not None and connection.usable and not connection.inbox:
+            self._give_up(connection, Failure.PROTOCOL, str(connection.violation))
         if not connection.usable:
             return
         more = transport is not None and transport.flush(connection.output)
@@ -200,6 +199,13 @@ class XenStore:
         if (more or connection.inbox) and not connection.blocked:
             self.wake(connection)
         self._warn(connection.domain)
+
+    def _give_up(self, connection: Connection, failure: Failure, reason: str) -> None:
+        """Ignore the client. A guest that starts anew to break the protocol again cannot fill the log."""
+        connection.domain.complaints += 1
+        if connection.privileged or connection.domain.complaints <= _MAX_COMPLAINTS:
+            self.log(f"{connection} is ignored: {reason}")
+        self.ignore(connection, failure)
 
     def serve(self, connection: Connection, limit: int) -> int:
         """Carry out up to `limit` requests that wait; how many that were."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketListener, TaskStatus
+from anyio.abc import SocketListener, SocketStream, TaskStatus
 from anyio.lowlevel import checkpoint
 
 from dom0.xenstore import control_domain
@@ -142,7 +142,7 @@ class XenStoreDaemon:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    async def _serve_client(self, stream: ByteStream) -> None:
+    async def _serve_client(self, stream: SocketStream) -> None:
         try:
             await SocketClient(self.core, stream).run()
         except Exception:

@@ -34,11 +34,12 @@ class Domain:
     owned: the paths of its nodes (not kept for the control domain, which never dies).
     alive: until its number may go to another domain.
     connection: its ring, while it is introduced. shutdown: its end was announced already.
-    warned: the log says that it takes much memory.
+    warned: the log says that it takes much memory. complaints: how often its connection was given up.
     """
 
     __slots__ = (
         "alive",
+        "complaints",
         "connection",
         "domid",
         "identity",
@@ -63,6 +64,7 @@ class Domain:
         self.connection: Connection | None = None
         self.shutdown = False
         self.warned = False
+        self.complaints = 0
 
     def __repr__(self) -> str:
         return f"Domain({self.domid}, nodes={self.nodes}, memory={self.memory})"

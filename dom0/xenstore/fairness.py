@@ -81,7 +81,7 @@ class Fairness:
             del victim.holding[culprit]
             if not victim.privileged:
                 now = self._now_ns()
-                waited = now - (hold.deadline_ns - HOLD_FOR_GUEST_NS)
+                waited = min(now - (hold.deadline_ns - HOLD_FOR_GUEST_NS), HOLD_FOR_GUEST_NS)
                 culprit.pardons[victim] = now + _PARDON_FACTOR * waited
                 self._arm(culprit, culprit.pardons[victim])
             if not culprit.holds:

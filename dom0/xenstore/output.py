@@ -5,6 +5,7 @@ events that it does not read in time are dropped, and so is an event that waits 
 """
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from dom0.xenstore.domain import Domain
@@ -99,7 +100,7 @@ class Output:
         while queue and room > 0:
             message = queue[0]
             rest = len(message.data) - self._sent
-            if message.event is not None:
+            if message.event is not None and self._sent == 0:
                 self._events.discard(message.event)
             if rest > room:
                 parts.append(message.data[self._sent : self._sent + room])
@@ -126,8 +127,9 @@ class Output:
             self._forget(self._queue.popleft())
 
     def next_deadline_ns(self) -> int | None:
-        """When the oldest event that can expire does."""
-        return next((m.deadline_ns for m in self._queue if m.deadline_ns is not None), None)
+        """When the oldest event that can expire does; one that was read in part cannot."""
+        unread = islice(self._queue, 1 if self._sent else 0, None)
+        return next((m.deadline_ns for m in unread if m.deadline_ns is not None), None)
 
     def expire(self, now_ns: int) -> None:
         """Drop events that waited too long; one that was read in part stays."""

@@ -107,8 +107,9 @@ class Transaction:
     def _base(self, path: bytes) -> Node | None:
         """The committed node.
 
-        Once the transaction is spoiled, what it saw is of another time than what it looks at now. It cannot commit, but
-        it shall not see a tree that hangs together wrongly: there is what the parent names, if only an empty node.
+        Once the transaction is spoiled, what it saw is of another time than what it looks at now. It cannot
+        commit, but it shall not see a tree that hangs together wrongly: there is what the parent names, if
+        only an empty node.
         """
         base = self.store.nodes.get(path)
         if self.spoiled and path != paths.ROOT:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import SocketAttribute, SocketStream
 
 from dom0.xenstore.connection import Failure
 from dom0.xenstore.core import XenStore
@@ -26,9 +26,11 @@ _LAST_WORDS_SECONDS: Final = 1.0
 class SocketClient:
     """One accepted socket, as a transport and as the two tasks that move its bytes."""
 
-    def __init__(self, core: XenStore, stream: ByteStream) -> None:
+    def __init__(self, core: XenStore, stream: SocketStream) -> None:
         self._core = core
         self._stream = stream
+        # anyio's own stream fails in asyncio when it is cancelled in the moment in which bytes arrive.
+        self._socket = stream.extra(SocketAttribute.raw_socket)
         self._to_send = Latch()
         self._served = Latch()
         self._scope = anyio.CancelScope()
@@ -54,14 +56,20 @@ class SocketClient:
 
     async def _receive(self) -> None:
         """Hand over requests, no faster than they are served."""
-        while True:
-            try:
-                data = await self._stream.receive(_CHUNK_BYTES)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
+        while data := await self._arrived():
             self._core.receive(self._connection, data)
             while self._connection.inbox or self._connection.queued:
                 await self._served.wait()
+
+    async def _arrived(self) -> bytes:
+        """The next bytes; none if the client has closed."""
+        while True:
+            try:
+                return self._socket.recv(_CHUNK_BYTES)
+            except BlockingIOError:
+                await anyio.wait_readable(self._socket)
+            except OSError:
+                return b""
 
     async def _send(self) -> None:
         """Send the output whenever there is some."""
@@ -79,13 +87,16 @@ class SocketClient:
 
     async def _deliver(self, data: bytes) -> bool:
         """Whether the client took it in time."""
+        rest = memoryview(data)
         with anyio.move_on_after(_SLOW_READER_SECONDS):
-            try:
-                await self._stream.send(data)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return False
-            return True
-        return False
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(self._socket)
+                except OSError:
+                    return False
+        return not rest
 
     # As the connection's transport
 

@@ -45,6 +45,7 @@ class Client:
                 self.events.append(message.payload)
             else:
                 self.answers.append(message)
+        self.connection.relieved()
         self.store.serve()
 
     def ask(self, kind: str, *strings: bytes | str, tx: int = 0, value: bytes | None = None) -> bytes:

@@ -5,8 +5,8 @@
     dom1:A      START               -> begun        ; begins it
     tool        EVENTS              -> /a token, /b token
 
-Strings of a payload are separated by blanks and end with NUL; `=x` is a value that ends without one. In answers `|` is
-NUL, `OK` stands for `OK|`, and nothing for an empty answer.
+Strings of a payload are separated by blanks and end with NUL; `=x` is a value that ends without one. In
+answers `|` is NUL, `OK` stands for `OK|`, and nothing for an empty answer.
 """
 
 from tests.dom0.xenstore.clients import Client, FakeMachine
@@ -23,13 +23,11 @@ class Conversation:
     def client(self, name: str) -> Client:
         if name not in self.clients:
             domid = name.removeprefix("dom")
-            self.clients[name] = (
-                self.machine.tool() if domid == name else self.machine.guest(int(domid))
-            )
+            self.clients[name] = self.machine.tool() if domid == name else self.machine.guest(int(domid))
         return self.clients[name]
 
     def play(self, script: str) -> None:
-        """Say all lines in order and compare; then everything has to add up. Whoever speaks is there from the start."""
+        """Say all lines in order and compare; whoever speaks is there from the start."""
         lines = [text for line in script.splitlines() if (text := line.split(" ; ")[0].strip())]
         for line in lines:
             self.client(line.split()[0].partition(":")[0])

@@ -1,7 +1,7 @@
 """The store as plainly as it can be said: everything is copied, everything is searched.
 
-It answers as the real one has to: nodes with permissions by the life of a domain, transactions that copy what they look
-at and conflict if any of it was touched since, a quota of nodes by owner, and watches.
+It answers as the real one has to: nodes with permissions by the life of a domain, transactions that copy what
+they look at and conflict if any of it was touched since, a quota of nodes by owner, and watches.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def below(path: str, name: str) -> str:
 
 
 class Global:
-    """The committed nodes; touched: when a path was last changed, created or removed. hear: is told of changes."""
+    """The committed nodes; touched: when a path was last changed or removed. hear: is told of changes."""
 
     def __init__(self, hear: Callable[[str, bool, Node | None], None]) -> None:
         self.nodes: dict[str, Node] = {"/": Node("", [("n", 0, 0)])}
@@ -137,7 +137,7 @@ View = Global | Private
 
 
 class Model:
-    """The requests. lives: how often each domain died. heard: what each domain's watch on the root was told."""
+    """The requests. lives: how often each domain died. heard: what its watch on the root was told."""
 
     def __init__(self, quota: int) -> None:
         self.quota = quota
