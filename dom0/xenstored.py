@@ -43,7 +43,7 @@ async def serve_xenstore(path: Path, *, log: Callable[[str], None]) -> None:
 
 
 def _about(path: Path, error: Exception) -> Exception:
-    """What went wrong, out of the groups of the tasks that it went through; `path` is told where it is not."""
+    """What went wrong, out of the groups of the tasks that it passed; with `path`, if it names none."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, OSError) and error.filename is None:

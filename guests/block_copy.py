@@ -1,10 +1,11 @@
-"""Copies one disk to another, many requests in flight, and says the hash of what it copied."""
+"""Copies one disk to another, several chunks in flight, and says the hash of what it copied."""
 
 import hashlib
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
-from frontends.block.disk import SECTOR_BYTES
+from frontends.block.disk import SECTOR_BYTES, Disk
 from frontends.console.attach import attached_console
 from guests.disks import opened_disk
 from kernel.kernel import Kernel
@@ -17,7 +18,28 @@ class Args(BaseModel):
 
     source: str = "xvda"
     target: str = "xvdb"
-    chunk_sectors: int = Field(2048, ge=8, le=65536, description="sectors read and written at a time")
+    chunk_sectors: int = Field(default=512, ge=8, le=65536, multiple_of=8, description="sectors at a time")
+    depth: int = Field(default=8, ge=1, le=64, description="chunks in flight")
+
+
+async def copied(source: Disk, target: Disk, args: Args) -> str:
+    """The SHA-256 of the source, in hexadecimal, once all of it is on the target."""
+    digest = hashlib.sha256()
+    window = args.chunk_sectors * args.depth
+    for start in range(0, source.sectors, window):
+        end = min(start + window, source.sectors)
+        chunks = dict.fromkeys(range(start, end, args.chunk_sectors), b"")
+
+        async def copy(sector: int, count: int, chunks: dict[int, bytes] = chunks) -> None:
+            data = chunks[sector] = await source.read(sector, count)
+            await target.write(sector, data)
+
+        async with anyio.create_task_group() as tasks:
+            for sector in chunks:
+                tasks.start_soon(copy, sector, min(args.chunk_sectors, end - sector))
+        for data in chunks.values():
+            digest.update(data)
+    return digest.hexdigest()
 
 
 async def main(kernel: Kernel, args: Args) -> int:
@@ -29,16 +51,10 @@ async def main(kernel: Kernel, args: Args) -> int:
     ):
         if target.sectors < source.sectors:
             console.write(f"{args.target} has {target.sectors} sectors, {args.source} {source.sectors}\n")
-            await console.drain()
             return 1
-        digest = hashlib.sha256()
-        for sector in range(0, source.sectors, args.chunk_sectors):
-            data = await source.read(sector, min(args.chunk_sectors, source.sectors - sector))
-            digest.update(data)
-            await target.write(sector, data)
+        digest = await copied(source, target, args)
         if target.can_flush:
             await target.flush()
-        copied = f"copied {source.sectors * SECTOR_BYTES} bytes from {args.source} to {args.target}"
-        console.write(f"{copied}, sha256 {digest.hexdigest()}\n")
-        await console.drain()
+        size = source.sectors * SECTOR_BYTES
+        console.write(f"copied {size} bytes from {args.source} to {args.target}, sha256 {digest}\n")
     return 0

@@ -12,7 +12,7 @@ class Args(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     greeting: str = "Hello"
-    times: int = Field(1, ge=1, le=1_000_000)
+    times: int = Field(default=1, ge=1, le=1_000_000)
 
 
 async def main(kernel: Kernel, args: Args) -> int:

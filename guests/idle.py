@@ -13,7 +13,9 @@ class Args(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seconds: float | None = Field(None, gt=0, description="how long to idle; null: until asked to shut down")
+    seconds: float | None = Field(
+        default=None, gt=0, description="how long to idle; null: until asked to shut down"
+    )
 
 
 async def main(kernel: Kernel, args: Args) -> int:
