@@ -1,8 +1,8 @@
-"""Writes the pages of docs/ that are made from the code: `python docs/generate.py`; with --check, only compares them.
+"""Writes the pages of docs/ that are made from the code: `python docs/generate.py`; with --check, only compares.
 
-abi.md lists every operation that Xen's headers define and says whether this hypervisor does it and who may ask for it; it
-is made from the ABI modules and the privilege table. xenbus.md is drawn from the handshake's transition table, and
-scenario.schema.json is what editors complete scenario files from.
+abi.md lists every operation that Xen's headers define, whether this hypervisor does it, and who may ask for it;
+it is made from the ABI modules and the privilege table. xenbus.md is drawn from the handshake's transition table,
+and scenario.schema.json is what editors complete scenario files from.
 """
 
 import json
@@ -40,7 +40,9 @@ def abi_page() -> str:
 
 def _count(numbers: Mapping[str, int]) -> tuple[int, int]:
     done = sum(
-        operation in PRIVILEGES.get(numbers[name], {}) for name, known in OPERATIONS.items() for operation in known
+        operation in PRIVILEGES.get(numbers[name], {})
+        for name, known in OPERATIONS.items()
+        for operation in known
     )
     return done, sum(len(known) for known in OPERATIONS.values())
 

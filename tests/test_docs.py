@@ -34,7 +34,9 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
     assert named
 
 
-@pytest.mark.parametrize("file", sorted([*ROOT.glob("scenarios/*.yaml"), *ROOT.glob("examples/*.yaml")], key=str))
+@pytest.mark.parametrize(
+    "file", sorted([*ROOT.glob("scenarios/*.yaml"), *ROOT.glob("examples/*.yaml")], key=str)
+)
 def test_every_shipped_scenario_is_right(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     result = CliRunner().invoke(app, ["check", str(file)])
