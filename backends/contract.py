@@ -100,8 +100,8 @@ class BlockStore(ABC):
     ) -> dict[int, Exception]:
         """Many at once: triples of 0 to read or 1 to write, the offset, and one buffer of PAGE_BYTES.
 
-        Used only if `read` and `write` are plain methods, which this one calls, one after the other. A store whose own
-        calls are so quick that this one's cost counts puts a tighter loop in its place.
+        Used only if `read` and `write` are plain methods, which this one calls, one after the other. A
+        store whose own calls are so quick that this one's cost counts puts a tighter loop in its place.
 
         Returns:
             What was raised, by the place of the transfer.

@@ -34,7 +34,7 @@ class BadStoreSize(StoreError):
 
     def __init__(self, what: object, size_bytes: int, multiple_bytes: int) -> None:
         super().__init__(
-            f"{what} has {size_bytes} bytes; a disk has a multiple of {multiple_bytes} bytes, and at least one"
+            f"{what} has {size_bytes} bytes; a disk has one or more times {multiple_bytes} bytes"
         )
         self.what = what
         self.size_bytes = size_bytes

@@ -1,8 +1,9 @@
 """The whole split path against a bare loop: 4 KiB random reads and writes of a file in the page cache.
 
-guest coroutine → blkfront → shared ring → blkback → os.preadv or os.pwritev, with 32 and 128 requests in flight, once with
-a task that awaits each request and once with the batch API. The bare loop calls os.preadv or os.pwritev on the same file
-with the same offsets. Both take turns, so that a busy machine slows both; the median of the rounds counts.
+guest coroutine → blkfront → shared ring → blkback → os.preadv or os.pwritev, with 32 and 128 requests in
+flight, once with a task that awaits each request and once with the batch API. The bare loop calls os.preadv
+or os.pwritev on the same file with the same offsets. Both take turns, so that a busy machine slows both;
+the median of the rounds counts.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""A whole machine in one event loop, for tests: dom0 with its services, and guests whose kernels the test drives itself."""
+"""A whole machine in one event loop, for tests: dom0 with its services, and guests whose kernels the test
+drives itself.
+"""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -35,7 +37,9 @@ def memory_disk(size: int, vdev: str = "xvda", *, mode: str = "w") -> DiskConfig
 
 @dataclass
 class Guest:
-    """A running guest. kernel: for the test to use in the place of its program. leaks: named when it has shut down."""
+    """A running guest. kernel: for the test to use in the place of its program. leaks: named when it has
+    shut down.
+    """
 
     domain: Domain
     kernel: Kernel
@@ -90,7 +94,9 @@ class Rig:
 async def running_rig(folder: Path, *, memory_bytes: int = 512 * MIB) -> AsyncIterator[Rig]:
     """A machine whose dom0 is up. When it ends, the core must not have faulted."""
     log: list[str] = []
-    host = CoroutineHost(lambda domain, data: log.append(f"d{domain.domid}: {data.decode('utf-8', 'replace')}"))
+    host = CoroutineHost(
+        lambda domain, data: log.append(f"d{domain.domid}: {data.decode('utf-8', 'replace')}")
+    )
     machine, dom0 = build_machine(host, memory_bytes, 64 * MIB)
     send, receive = anyio.create_memory_object_stream[Services](1)
     finish = anyio.Event()

@@ -39,7 +39,9 @@ def store_of(setup: SetupKeys) -> BlockStore:
 
 
 class BlockBackend:
-    """Finds the devices in XenStore and runs a driver for each. open_store: makes the store that a device names."""
+    """Finds the devices in XenStore and runs a driver for each. open_store: makes the store that a device
+    names.
+    """
 
     def __init__(self, kernel: Kernel, open_store: OpenStore = store_of) -> None:
         self._kernel = kernel

@@ -66,7 +66,9 @@ class BlockDevice:
         return {**offered(), HOTPLUG_STATUS: "connected"}
 
     async def connect(self, frontend_keys: Keys) -> Keys:
-        """Maps the ring, binds the port and serves. Raises BadKeys, RingNotGranted, HypercallError, PeerViolation."""
+        """Maps the ring, binds the port and serves. Raises BadKeys, RingNotGranted, HypercallError,
+        PeerViolation.
+        """
         assert self.disk is not None  # features came before
         keys = FrontendKeys.read(self._device.peer_path, frontend_keys)
         domid = self._device.frontend_domid
@@ -105,7 +107,8 @@ class BlockDevice:
             await disk.close()
 
     async def resize(self) -> bool:
-        """Asks the store for its size again, and tells the frontend if it has changed. Returns whether it has.
+        """Asks the store for its size again, and tells the frontend if it has changed. Returns whether it
+        has.
 
         Raises StoreError; the old size stays.
         """
@@ -122,11 +125,12 @@ class BlockDevice:
             raise RingNotGranted(self._device.peer_path, errors)
         return [mapping.page for mapping in self._ring_pages]
 
-    def _broken(self, violation: PeerViolation) -> None:
-        """The frontend breaks its ring: this device ends, and nothing else."""
-        self.violation = violation
-        self.stats.error("ring broken", str(violation))
-        self._device.fail(violation)
+    def _broken(self, error: Exception) -> None:
+        """The ring cannot be served any more: this device ends, and nothing else."""
+        if isinstance(error, PeerViolation):
+            self.violation = error
+        self.stats.error("ring broken", str(error))
+        self._device.fail(error)
 
     async def _say(self, key: str, value: str) -> None:
         await self._kernel.store.write(f"{self._device.path}/{key}", value)

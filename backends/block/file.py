@@ -13,6 +13,7 @@ from os import preadv, pwritev
 from pathlib import Path
 from typing import Any, ClassVar
 
+from anyio import to_thread
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
 
 from backends.block.geometry import SectorSize, sectors_of
@@ -50,6 +51,7 @@ class FileStore(BlockStore):
         self.path = config.path
         self.sector_size = self.physical_sector_size = config.sector_size
         self._create_bytes = config.size
+        self._flush_error: OSError | None = None
 
     def open(self) -> None:
         """Opens and locks the image, which is made first if it is not there and the settings say how large.
@@ -102,13 +104,23 @@ class FileStore(BlockStore):
                 failed[index] = error
         return failed
 
-    def flush(self) -> None:
-        """fdatasync(2): when it returns, everything written is on the medium."""
-        os.fdatasync(self._fd)
+    async def flush(self) -> None:
+        """fdatasync(2) in a thread: when it returns, everything written is on the medium.
 
-    def discard(self, offset: int, length: int) -> None:
-        """Punches a hole."""
-        punch_hole(self._fd, offset, length)
+        Once it has failed, what the kernel could not write is forgotten, and a later call would succeed
+        although the data is lost. So a store that has failed to flush fails for ever. Raises OSError.
+        """
+        if self._flush_error is not None:
+            raise self._flush_error
+        try:
+            await to_thread.run_sync(os.fdatasync, self._fd)
+        except OSError as error:
+            self._flush_error = OSError(error.errno, error.strerror, str(self.path))
+            raise
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Punches a hole, in a thread. Raises OSError."""
+        await to_thread.run_sync(punch_hole, self._fd, offset, length)
 
     def refresh(self) -> None:
         """Looks at the file's size again. Raises BadStoreSize, and keeps the old size, if it is no disk's."""
@@ -161,9 +173,7 @@ class FileStore(BlockStore):
     def _size_bytes(self) -> int:
         return os.lseek(self._fd, 0, os.SEEK_END)
 
-    def _complete(
-        self, transfer: Any, offset: int, buffers: Sequence[memoryview], done: int
-    ) -> None:
+    def _complete(self, transfer: Any, offset: int, buffers: Sequence[memoryview], done: int) -> None:
         """Sees to it that everything is transferred, of which `done` bytes were."""
         expected = sum(map(len, buffers))
         start = 0

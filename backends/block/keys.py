@@ -1,7 +1,8 @@
-"""What a block backend reads from its own folder and from its frontend's, and what it writes, as pydantic models.
+"""What a block backend reads from its own folder and from its frontend's, and what it writes, as pydantic
+models.
 
-Its own folder was written by the toolstack and cannot be written by the guest; from the guest's folder nothing is
-believed but how to reach its ring (XSA-175, 178). All of it is checked here, once.
+Its own folder was written by the toolstack and cannot be written by the guest; from the guest's folder
+nothing is believed but how to reach its ring (XSA-175, 178). All of it is checked here, once.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,9 @@ _U32_DIGITS: Final = 10
 
 
 class BadKeys(Exception):
-    """A folder says what no block device can be. The first problem: which key, what was found, what was expected."""
+    """A folder says what no block device can be. The first problem: which key, what was found, what was
+    expected.
+    """
 
     def __init__(self, path: str, key: str, found: object, expected: str) -> None:
         super().__init__(f"{path}/{key} is {found!r}, expected {expected}")
@@ -102,8 +105,8 @@ class FrontendKeys(_Keys):
     @model_validator(mode="before")
     @classmethod
     def _gather_ring(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        """A ring of one page has its grant in ring-ref. Who says how many pages it has, in ring-page-order or, as was done
-        before, in num-ring-pages, has them in ring-ref0, ring-ref1 and so on.
+        """A ring of one page has its grant in ring-ref. Who says how many pages it has, in ring-page-order
+        or, as was done before, in num-ring-pages, has them in ring-ref0, ring-ref1 and so on.
         """
         pages = _ring_pages(keys)
         refs = [keys.get(names.ring_ref(page)) for page in range(pages)]
@@ -113,7 +116,9 @@ class FrontendKeys(_Keys):
 
 
 def _ring_pages(keys: Mapping[str, Any]) -> int:
-    """How many pages a frontend says its ring has; 0, which is refused, if that is no number that we offered."""
+    """How many pages a frontend says its ring has; 0, which is refused, if that is no number that we
+    offered.
+    """
     if names.RING_PAGE_ORDER in keys:
         order = _decimal(keys[names.RING_PAGE_ORDER])
         return 1 << order if isinstance(order, int) and order <= MAX_RING_PAGE_ORDER else 0

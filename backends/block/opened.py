@@ -1,4 +1,4 @@
-"""A store that was opened, with what it said of itself: asked once, checked once, and held to from then on."""
+"""A store that was opened, with what it said of itself: asked once, checked once, held to from then on."""
 
 import inspect
 from collections.abc import Awaitable
@@ -23,16 +23,23 @@ class OpenedStore:
     Attributes:
         sectors, sector_size, physical_sector_size, read_only, capabilities: as the store said at opening; a
             read-only store has no capabilities.
-        in_line: all of read, write, flush and discard are plain methods.
-        waits: names of those that are `async def`.
+        waits: names of those of read, write, flush and discard that are `async def`.
     """
 
     __slots__ = (
-        "capabilities", "in_line", "physical_sector_size", "read_only", "sector_size", "sectors", "store", "waits",
-    )  # fmt: skip
+        "capabilities",
+        "physical_sector_size",
+        "read_only",
+        "sector_size",
+        "sectors",
+        "store",
+        "waits",
+    )
 
     def __init__(self, store: BlockStore) -> None:
-        """Takes note of a store whose `open` has returned. Raises BrokenStore; the store is still open then."""
+        """Takes note of a store whose `open` has returned. Raises BrokenStore; the store is still open
+        then.
+        """
         self.store = store
         self.read_only = bool(store.read_only)
         self.sector_size = store.sector_size
@@ -41,7 +48,6 @@ class OpenedStore:
         self.waits = frozenset(
             name for name in _REQUESTS if inspect.iscoroutinefunction(getattr(store, name))
         )
-        self.in_line = not self.waits
         self._check_geometry()
         self.sectors = self._sectors()
 

@@ -1,12 +1,13 @@
-"""The frontend's pages that a block device has mapped: for ever while they are used (persistent), or for one request.
+"""The frontend's pages that a block device has mapped: for ever while they are used (persistent), or for
+one request.
 
-With feature-persistent the frontend uses the same grants again and again, and we map each once. How many may stay is
-bounded twice: by device (the least recently used go first) and by frontend domain over all its devices (XSA-300). What
-finds no room is mapped for its request alone.
+With feature-persistent the frontend uses the same grants again and again, and we map each once. How many
+may stay is bounded twice: by device (the least recently used go first) and by frontend domain over all its
+devices (XSA-300). What finds no room is mapped for its request alone.
 
-Who was used lately is kept in two generations, so that a hit costs one dictionary look-up: `recent` holds what was used
-since the last turn, `_older` the rest in the order of their last turn. Only when room is needed do the generations turn
-and do the first of `_older` go.
+Who was used lately is kept in two generations, so that a hit costs one dictionary look-up: `recent` holds
+what was used since the last turn, `_older` the rest in the order of their last turn. Only when room is
+needed do the generations turn and do the first of `_older` go.
 """
 
 from collections import Counter
@@ -14,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
+from kernel.errors import KernelError
 from kernel.grants import Grants
-from kernel.hypercalls import HypercallError
 from kernel.mapping import GrantError, Mapping
 from ringbuffers.protocols.blkif import SECTOR_SIZE, Segment
 
@@ -167,7 +168,9 @@ class GrantedPages:
         return len(self._mappings) < self._limit and self._budget.free > 0
 
     def _make_room(self) -> bool:
-        """Unmaps the least recently used pages that are not in use, a good number at once. False: there are none."""
+        """Unmaps the least recently used pages that are not in use, a good number at once. False: there are
+        none.
+        """
         wanted = max(self._limit // 16, 1)
         if len(self._older) < wanted:
             self._older.update(self.recent)
@@ -191,7 +194,7 @@ class GrantedPages:
             return []
         try:
             outcomes = self._grants.map(self._domid, grefs, readonly=readonly)
-        except HypercallError:
+        except KernelError:
             self.map_failures += len(grefs)
             return [None] * len(grefs)
         found = [None if isinstance(outcome, GrantError) else outcome for outcome in outcomes]

@@ -1,11 +1,13 @@
 """The ring of one block device at the backend: takes requests in runs, has them served, answers in runs.
 
-A run of slots is copied once. Reads and writes of one whole page that is mapped already, nearly all there are, go to the
-store straight from the walk over the run. All others are gathered, judged, have their pages mapped together, are served
-in order and have their pages unmapped before any of them is answered. Requests are begun in the order of the ring.
+A run of slots is copied once. Reads and writes of one whole page that is mapped already, nearly all there
+are, go to the store straight from the walk over the run. All others are gathered, judged, have their pages
+mapped together, are served in order and have their pages unmapped before any of them is answered. Requests
+are begun in the order of the ring.
 
-What must wait (a store's method is `async def`) becomes a task and is answered when it ends; the ring goes on. A barrier
-is the exception: it is begun when nothing is in flight any more, and what comes behind it on the ring waits for it.
+What must wait (a store's method is `async def`) becomes a task and is answered when it ends; the ring goes
+on. A barrier is the exception: it is begun when nothing is in flight any more, and what comes behind it on
+the ring waits for it.
 """
 
 from collections.abc import Callable, Coroutine
@@ -42,8 +44,9 @@ Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 class BlockQueue:
     """Serves one ring until `close`.
 
-    notify: tells the frontend. spawn: starts a task that outlives this call. broken: called once, with the violation,
-    when the frontend breaks the ring; no request is taken after that.
+    notify: tells the frontend. spawn: starts a task that outlives this call. broken: called when the ring
+    cannot be served any more, with the PeerViolation if the frontend has broken it; no request is taken
+    after that.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class BlockQueue:
         *,
         notify: Callable[[], None],
         spawn: Spawn,
-        broken: Callable[[PeerViolation], None],
+        broken: Callable[[Exception], None],
     ) -> None:
         self.ring = ring
         self.pages = pages
@@ -69,7 +72,7 @@ class BlockQueue:
         self._in_flight = 0  # operations that are tasks now
         self._stopped = False
         self._transfers_wait = "read" in service.disk.waits or "write" in service.disk.waits
-        self._unaligned = service.disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number that must be 0
+        self._unaligned = service.disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number
         self._idle: Waiter[None] | None = None
         self._turn = Latch()
 
@@ -86,7 +89,9 @@ class BlockQueue:
                 self._turn.set()
 
     def notified(self) -> None:
-        """The frontend has something on the ring: serve it now, and look for more. The event port's callback."""
+        """The frontend has something on the ring: serve it now, and look for more. The event port's
+        callback.
+        """
         self._look()
         self._turn.set()
 
@@ -100,18 +105,20 @@ class BlockQueue:
         self.pages.close()
 
     def _look(self) -> bool:
-        """Serves what is on the ring now, at most as much as the ring holds. Returns whether there was anything."""
+        """Serves what is on the ring now, at most as much as the ring holds. Returns whether there was
+        anything.
+        """
         if self._stopped or self._barrier is not None:
             return False
         try:
             run, self._held = self._held or self.ring.take_run(), b""
-        except PeerViolation as violation:
-            self._break(violation)
+            if run:
+                self._serve(run)
+                self._push()
+            return bool(run)
+        except Exception as error:
+            self._break(error)
             return False
-        if run:
-            self._serve(run)
-            self._push()
-        return bool(run)
 
     def _rearmed(self) -> bool:
         """Asks to be notified; whether something has come meanwhile."""
@@ -121,16 +128,18 @@ class BlockQueue:
             self._break(violation)
             return False
 
-    def _break(self, violation: PeerViolation) -> None:
+    def _break(self, error: Exception) -> None:
         self._stopped = True
-        self._broken(violation)
+        self._broken(error)
 
     def _serve(self, run: bytes) -> None:
         """Serves a run of slots in order, up to a barrier that must wait."""
         if self._serve_pages(run):
             return
         end = 0
-        for _, stretch in groupby(range(0, len(run), _SLOT), key=lambda at: is_whole_page(run[at : at + _SLOT])):
+        for _, stretch in groupby(
+            range(0, len(run), _SLOT), key=lambda at: is_whole_page(run[at : at + _SLOT])
+        ):
             start, end = end, max(stretch) + _SLOT
             if not self._serve_pages(run[start:end]):
                 self._serve_together([run[at : at + _SLOT] for at in range(start, end, _SLOT)])
@@ -178,7 +187,9 @@ class BlockQueue:
                 start, pages = index + 1, 0
 
     def _serve_group(self, slots: list[bytes]) -> None:
-        """Serves these requests with one mapping of all their pages; what must wait gets its own and becomes a task."""
+        """Serves these requests with one mapping of all their pages; what must wait gets its own and
+        becomes a task.
+        """
         judged = self._with_segments([self._judge(slot) for slot in slots])
         lease = self.pages.lease(pages_of(op for op in judged if self._is_at_once(op)))
         try:
@@ -239,6 +250,8 @@ class BlockQueue:
                 status = await self._service.carry_out(operation, lease)
             finally:
                 lease.release()
+        except Exception as error:
+            self._break(error)
         finally:
             self._answer(operation, status)
             self._push()

@@ -1,14 +1,14 @@
 """What a request asks for, held against the disk: from a private copy of a slot to an operation or a refusal.
 
-Pure. Nothing of a request is used before it was judged here, and nothing here looks at shared memory: the slot was
-copied once, and the segments of an indirect request are handed in as a copy (XSA-155).
+Pure. Nothing of a request is used before it was judged here, and nothing here looks at shared memory: the
+slot was copied once, and the segments of an indirect request are handed in as a copy (XSA-155).
 
 The refusals are those of Linux's blkback: BLKIF_RSP_ERROR for a request that makes no sense on this disk,
-BLKIF_RSP_EOPNOTSUPP for an operation that was not offered. A secure discard is refused too, where Linux carries out a
-plain one: it must not be answered with success when copies of the data may remain.
+BLKIF_RSP_EOPNOTSUPP for an operation that was not offered. A secure discard is refused too, where Linux
+carries out a plain one: it must not be answered with success when copies of the data may remain.
 
-An indirect request is answered under the operation that it stands for, READ or WRITE: blkif.h leaves it open, Linux's
-blkback does so, and Linux's blkfront takes anything else for an attack.
+An indirect request is answered under the operation that it stands for, READ or WRITE: blkif.h leaves it
+open, Linux's blkback does so, and Linux's blkfront takes anything else for an attack.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,9 @@ class Discard(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A transfer whose segments are still to be fetched, from the indirect pages `grefs`, `nr_segments` in all."""
+    """A transfer whose segments are still to be fetched, from the indirect pages `grefs`, `nr_segments` in
+    all.
+    """
 
     id: int
     operation: int

@@ -1,6 +1,7 @@
 """Carries out judged operations on the store, and turns whatever happens there into a blkif status.
 
-Nothing but cancellation leaves here as an exception: a store that fails, or is broken, costs its guest one request.
+Nothing but cancellation leaves here as an exception: a store that fails, or is broken, costs its guest one
+request.
 """
 
 import traceback

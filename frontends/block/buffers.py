@@ -1,7 +1,8 @@
 """Pages of this domain that the backend may read and write for as long as the disk lives (persistent grants).
 
-A page is granted once and used for many requests; so a backend that keeps grants mapped never maps it again, and one
-that does not may map and unmap it each time. Pages are handed out last in, first out, so that few of them are hot.
+A page is granted once and used for many requests; so a backend that keeps grants mapped never maps it
+again, and one that does not may map and unmap it each time. Pages are handed out last in, first out, so
+that few of them are hot.
 """
 
 from collections import deque
@@ -21,8 +22,8 @@ _ZEROES: Final = bytes(PAGE_BYTES)
 
 
 class PageBuffer:
-    """One page to read into or write from without a copy. view: its 4096 bytes. gref: the backend's name for it.
-    word: the page as a whole, in a request.
+    """One page to read into or write from without a copy. view: its 4096 bytes. gref: the backend's name
+    for it. word: the page as a whole, in a request.
     """
 
     __slots__ = ("gref", "view", "word")
@@ -48,8 +49,8 @@ class BufferPool:
     """The granted pages of one disk. owner: in whose name they are in the ledger of grants.
 
     limit: how many pages may be staged for callers that brought their own memory; who wants more waits.
-    trusted: if False, a page is zeroed after each use, so that a backend which is not to be trusted sees nothing but
-        what it is given (XSA-403).
+    trusted: if False, a page is zeroed after each use, so that a backend which is not to be trusted sees
+    nothing but what it is given (XSA-403).
     """
 
     def __init__(self, kernel: Kernel, owner: str, new_waiter: NewWaiter[None], *, limit: int) -> None:
@@ -147,7 +148,9 @@ class BufferPool:
             turn.waiter.wake(None)
 
     def close(self) -> None:
-        """Ends all grants and frees their pages; those that the backend still maps wait until it does not (XSA-396)."""
+        """Ends all grants and frees their pages; those that the backend still maps wait until it does not
+        (XSA-396).
+        """
         self._free.clear()
         for pages, buffers in self._owned:
             self._grants.retire([buffer.gref for buffer in buffers], pages)

@@ -1,22 +1,16 @@
 """Moving data to and from a disk: from calls to requests, and back from answers to results or errors."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
-from frontends.block.buffers import BufferPool, PageBuffer
-from frontends.block.errors import DiskMisuse, NotSupported, RequestFailed
-from frontends.block.keys import DiskKeys
-from frontends.block.queue import RequestQueue
-from frontends.block.stats import DiskStats
-from frontends.block.submissions import Caller, Pages, Slots, Submission
-from frontends.block.transfers import Packer, packed_discard, packed_flush, plan_transfer
-from kernel.parking import NewWaiter
-from kernel.xenbus.drivers import DeviceClosed
+from frontends.block.buffers import PageBuffer
+from frontends.block.calls import PAGE_SECTORS, SECTOR_BYTES, DiskCalls
+from frontends.block.errors import NotSupported
+from frontends.block.submissions import Caller, Pages, Slots
+from frontends.block.transfers import Packer, Transfer, packed_discard, packed_flush
 from ringbuffers.protocols import blkif
 from ringbuffers.protocols.blkif_columns import page_word
 
-SECTOR_BYTES: Final = blkif.SECTOR_SIZE
-PAGE_SECTORS: Final = blkif.SECTORS_PER_PAGE
 PAGE_BYTES: Final = SECTOR_BYTES * PAGE_SECTORS
 _PIECE_SECTORS: Final = 256 * PAGE_SECTORS  # of a long transfer that are staged at once
 
@@ -30,22 +24,8 @@ class _Part(NamedTuple):
     view: memoryview
 
 
-class DiskData:
-    """The data path of one disk.
-
-    name: for errors. keys: what the backend says of the disk. stats: what was asked of it. lost: why the disk cannot be
-    used any more, if so.
-    """
-
-    name: str
-    keys: DiskKeys
-    stats: DiskStats
-    lost: DeviceClosed | None
-    _queue: RequestQueue
-    _pool: BufferPool
-    _new_waiter: NewWaiter[None]
-    _max_indirect: int
-    _quick_end: int  # the size in sectors, if every range of sectors within it is allowed; else 0
+class DiskData(DiskCalls):
+    """Moves data between callers and the backend."""
 
     # Bytes in, bytes out
 
@@ -60,8 +40,8 @@ class DiskData:
         return data
 
     async def write(self, sector: int, data: Memory, *, barrier: bool = False) -> None:
-        """Stores whole sectors from `sector` on. barrier: earlier writes are durable before this one, and this one is when
-        the call returns. Raises DiskMisuse, RequestFailed, DeviceClosed.
+        """Stores whole sectors from `sector` on. barrier: earlier writes are durable before this one, and
+        this one is when the call returns. Raises DiskMisuse, RequestFailed, DeviceClosed.
         """
         view = memoryview(data).cast("B")
         count = self._whole_sectors(view)
@@ -73,27 +53,6 @@ class DiskData:
         for at, sectors in _pieces(sector, count):
             start = (at - sector) * SECTOR_BYTES
             await self._write_piece(operation, at, view[start : start + sectors * SECTOR_BYTES])
-
-    async def _page(self, operation: int, sector: int, count: int, data: memoryview | None) -> PageBuffer:
-        """One request of one page, which is staged, filled with `data` for a write, and returned."""
-        if not (0 <= sector <= self._quick_end - count and count > 0):
-            self._check(sector, count)
-        buffer = self._pool.stage_one() or (await self._pool.stage(1))[0]
-        if data is not None:
-            buffer.view[: len(data)] = data
-        caller = Caller(operation, 1, self._new_waiter())
-        try:
-            if self.lost is not None:
-                self._refuse(caller)
-            page = buffer.word if count == PAGE_SECTORS else page_word(buffer.gref, count)
-            self._queue.submit_page(caller, operation | 1 << 8, sector, page)
-            await caller.waiter.wait()
-            if caller.failures is not None:
-                self._raise_failure(caller.failures)
-        except BaseException:
-            self._give_back(caller, (buffer,), ())
-            raise
-        return buffer
 
     # Pages of the disk
 
@@ -121,10 +80,11 @@ class DiskData:
     # Many at once
 
     async def read_many(self, items: Sequence[tuple[int, PageBuffer | memoryview | bytearray]]) -> None:
-        """Reads into each buffer from its sector on: into pages of the disk without a copy, into other memory with one.
+        """Reads into each buffer from its sector on: into pages of the disk without a copy, into other
+        memory with one.
 
-        Returns when all are filled. Raises DiskMisuse before anything is sent; RequestFailed for the first that was
-        refused; DeviceClosed.
+        Returns when all are filled. Raises DiskMisuse before anything is sent; RequestFailed for the first
+        that was refused; DeviceClosed.
         """
         await self._many(blkif.BLKIF_OP_READ, items)
 
@@ -135,7 +95,9 @@ class DiskData:
     # Commands
 
     async def flush(self) -> None:
-        """Makes every write that has returned durable. Raises NotSupported if the disk cannot; RequestFailed."""
+        """Makes every write that has returned durable. Raises NotSupported if the disk cannot;
+        RequestFailed.
+        """
         if self.keys.flush:
             await self._command(blkif.BLKIF_OP_FLUSH_DISKCACHE, packed_flush(blkif.BLKIF_OP_FLUSH_DISKCACHE))
         elif self.keys.barrier:
@@ -144,7 +106,9 @@ class DiskData:
             raise NotSupported(self.name, blkif.BLKIF_OP_FLUSH_DISKCACHE)
 
     async def discard(self, sector: int, count: int, *, secure: bool = False) -> None:
-        """Says that `count` sectors are not needed any more. Raises NotSupported if the disk cannot; RequestFailed."""
+        """Says that `count` sectors are not needed any more. Raises NotSupported if the disk cannot;
+        RequestFailed.
+        """
         self._check(sector, count)
         if not self.keys.discard:
             raise NotSupported(self.name, blkif.BLKIF_OP_DISCARD, sector)
@@ -155,39 +119,6 @@ class DiskData:
         await self._queue.settled()
 
     # How it is done
-
-    async def _carry_out(
-        self, caller: Caller, submission: Submission, staged: Sequence[PageBuffer] = (), lent: Sequence[PageBuffer] = ()
-    ) -> None:
-        """Sends and waits. If that raises, pages that were staged or lent for it go back to the pool."""
-        try:
-            if self.lost is not None:
-                self._refuse(caller)
-            self._queue.submit(submission)
-            await caller.waiter.wait()
-            if caller.failures is not None:
-                self._raise_failure(caller.failures)
-        except BaseException:
-            self._give_back(caller, staged, lent)
-            raise
-
-    def _give_back(self, caller: Caller, staged: Sequence[PageBuffer], lent: Sequence[PageBuffer]) -> None:
-        """Gives pages of a call that has failed or was cancelled back to the pool, as soon as no request uses them."""
-
-        def give() -> None:
-            self._pool.unstage(staged)
-            self._pool.give(lent)
-
-        if caller.ended:
-            give()
-        else:
-            caller.abandoned = give
-
-    def _refuse(self, caller: Caller) -> NoReturn:
-        """The disk is gone."""
-        caller.ended = True
-        assert self.lost is not None
-        raise type(self.lost)(self.lost.path, self.lost.cause)
 
     async def _read_piece(self, sector: int, count: int) -> bytes:
         staged = await self._pool.stage(-(-count // PAGE_SECTORS))
@@ -215,10 +146,16 @@ class DiskData:
     ) -> None:
         """One transfer, in as few requests as may be. `staged`: as in `_carry_out`."""
         indirect = min(self._max_indirect, self.keys.max_indirect_segments)
-        plan = plan_transfer(operation, sector, count, buffers, indirect, self._pool)
-        caller = Caller(operation, len(plan.packers), self._new_waiter())
-        await self._carry_out(caller, Slots(caller, plan.packers), staged, plan.lists)
-        self._pool.give(plan.lists)
+        transfer = Transfer(operation, sector, count, buffers, max_indirect=indirect)
+        try:
+            lists = self._pool.take(transfer.lists)
+        except BaseException:
+            self._pool.unstage(staged)
+            raise
+        packers = transfer.packers(lists)
+        caller = Caller(operation, len(packers), self._new_waiter())
+        await self._carry_out(caller, Slots(caller, packers), staged, lists)
+        self._pool.give(lists)
 
     async def _command(self, operation: int, packer: Packer) -> None:
         caller = Caller(operation, 1, self._new_waiter())
@@ -251,7 +188,9 @@ class DiskData:
             if operation == blkif.BLKIF_OP_WRITE:
                 for part, buffer in zip(some, staged):
                     buffer.view[: len(part.view)] = part.view
-            pages = [page_word(buffer.gref, len(part.view) // SECTOR_BYTES) for buffer, part in zip(staged, some)]
+            pages = [
+                page_word(buffer.gref, len(part.view) // SECTOR_BYTES) for buffer, part in zip(staged, some)
+            ]
             await self._send_pages(operation, [part.sector for part in some], pages, staged)
             if operation == blkif.BLKIF_OP_READ:
                 for part, buffer in zip(some, staged):
@@ -263,38 +202,6 @@ class DiskData:
         self._check(sector, self._whole_sectors(view))
         for start in range(0, len(view), PAGE_BYTES):
             yield _Part(sector + start // SECTOR_BYTES, view[start : start + PAGE_BYTES])
-
-    # What can be wrong with a call, or with its answer
-
-    def _whole_sectors(self, view: memoryview) -> int:
-        if not len(view) or len(view) % self.keys.sector_size:
-            expected = f"a multiple of {self.keys.sector_size}, and not 0"
-            raise DiskMisuse(self.name, "number of bytes", len(view), expected)
-        return len(view) // SECTOR_BYTES
-
-    def _check(self, sector: int, count: int) -> None:
-        keys = self.keys
-        if sector < 0 or count <= 0 or sector + count > keys.sectors:
-            raise DiskMisuse(self.name, "range of sectors", (sector, count), f"part of 0 to {keys.sectors}")
-        if keys.sector_size != SECTOR_BYTES and (sector | count) * SECTOR_BYTES % keys.sector_size:
-            raise DiskMisuse(
-                self.name, "range of sectors", (sector, count), f"units of {keys.sector_size} bytes"
-            )
-
-    def _check_pages(self, sectors: Sequence[int]) -> None:
-        """`_check` for a page at each of `sectors`."""
-        keys = self.keys
-        if min(sectors) < 0 or max(sectors) > keys.sectors - PAGE_SECTORS or keys.sector_size != SECTOR_BYTES:
-            for sector in sectors:
-                self._check(sector, PAGE_SECTORS)
-
-    def _raise_failure(self, failures: Sequence[tuple[bytes, int]]) -> NoReturn:
-        """Raises for the first refused request; its sector number has the same place in all kinds of slots."""
-        slot, status = failures[0]
-        sector = int.from_bytes(slot[16:24], "little")
-        if status == blkif.BLKIF_RSP_EOPNOTSUPP:
-            raise NotSupported(self.name, slot[0], sector)
-        raise RequestFailed(self.name, slot[0], sector, status)
 
 
 def _pieces(sector: int, count: int) -> Iterator[tuple[int, int]]:

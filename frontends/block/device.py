@@ -20,19 +20,28 @@ from ringbuffers.ring import FrontRing
 
 VBD: Final = "vbd"
 PEER_KEYS: Final = (
-    names.MAX_RING_PAGE_ORDER, names.FEATURE_MAX_INDIRECT_SEGMENTS, names.SECTORS, names.SECTOR_SIZE,
-    names.PHYSICAL_SECTOR_SIZE, names.INFO, names.FEATURE_FLUSH_CACHE, names.FEATURE_BARRIER, names.FEATURE_DISCARD,
-    names.DISCARD_GRANULARITY, names.DISCARD_ALIGNMENT, names.FEATURE_PERSISTENT,
-)  # fmt: skip
+    names.MAX_RING_PAGE_ORDER,
+    names.FEATURE_MAX_INDIRECT_SEGMENTS,
+    names.SECTORS,
+    names.SECTOR_SIZE,
+    names.PHYSICAL_SECTOR_SIZE,
+    names.INFO,
+    names.FEATURE_FLUSH_CACHE,
+    names.FEATURE_BARRIER,
+    names.FEATURE_DISCARD,
+    names.DISCARD_GRANULARITY,
+    names.DISCARD_ALIGNMENT,
+    names.FEATURE_PERSISTENT,
+)
 """The nodes of the backend that a frontend looks at."""
 
 
 class BlockFrontend:
     """Connects `queue` and `pool` to the backend of `device`.
 
-    ring_page_order: log2 of the ring's pages that are wished for. persistent: say so to the backend. on_keys: called with
-    what the backend says of the disk, when it connects and when that changes. on_closing: called when the connection has
-    ended, before the pages are.
+    ring_page_order: log2 of the ring's pages that are wished for. persistent: say so to the backend.
+    on_keys: called with what the backend says of the disk, when it connects and when that changes.
+    on_closing: called when the connection has ended, before the pages are.
     """
 
     def __init__(
@@ -97,6 +106,6 @@ class BlockFrontend:
             self._port.close()
             self._port = None
         if self._pages is not None:
-            # A backend that still maps the ring keeps these pages from being used for anything else (XSA-396).
+            # While a backend still maps the ring, these pages are used for nothing else (XSA-396).
             self._kernel.grants.retire(self._grefs, self._pages)
             self._grefs, self._pages = [], None

@@ -2,19 +2,20 @@
 
 From the simplest to the quickest:
 
-    data = await disk.read(sector, count)              bytes in and out
+    data = await disk.read(sector, count)            bytes in and out
     await disk.write(sector, data)
-    await disk.read_into(sector, buffers)              no copy: pages of `disk.buffers`, which the backend has mapped
+    await disk.read_into(sector, buffers)            no copy: pages of `disk.buffers`
     await disk.write_from(sector, buffers)
-    await disk.read_many([(sector, buffer), ...])      many requests and one wait; pages of the disk, or any memory
+    await disk.read_many([(sector, buffer), ...])    many requests, one wait: pages of the disk, or any memory
     await disk.write_many([(sector, buffer), ...])
 
-Tasks that ask in the same pass of the event loop share a notification. A write is in the store once its call returns,
-and durable once a `flush` that began later has returned.
+Tasks that ask in the same pass of the event loop share a notification. A write is in the store once its
+call returns, and durable once a `flush` that began later has returned.
 
-If the backend goes away, requests wait until it has come back and are sent again, in no promised order among those that
-were in flight together; with reconnect=False they end with the kernel's DeviceClosed. A call that is cancelled may still
-be carried out; memory that was handed to it belongs to the disk until `settled` returns.
+If the backend goes away, requests wait until it has come back and are sent again, in no promised order
+among those that were in flight together; with reconnect=False they end with the kernel's DeviceClosed. A
+call that is cancelled may still be carried out; memory that was handed to it belongs to the disk until
+`settled` returns.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 import anyio
 
 from frontends.block.buffers import BufferPool
-from frontends.block.data import SECTOR_BYTES, DiskData
+from frontends.block.calls import SECTOR_BYTES
+from frontends.block.data import DiskData
 from frontends.block.device import PEER_KEYS, VBD, BlockFrontend
 from frontends.block.keys import UNKNOWN_DISK, DiskKeys
 from frontends.block.names import disk_name
@@ -41,9 +43,10 @@ __all__ = ["SECTOR_BYTES", "Disk", "DiskOptions", "disk_name"]
 class DiskOptions:
     """How a frontend works.
 
-    ring_page_order: log2 of the pages of the ring, as far as the backend allows. persistent: tell the backend that it may
-    keep pages mapped. reconnect: requests survive the backend's going away. max_indirect_segments: pages a request, as far
-    as the backend allows; at most 512. staged_pages: pages in use at once for callers that bring memory of their own.
+    ring_page_order: log2 of the pages of the ring, as far as the backend allows. persistent: tell the
+    backend that it may keep pages mapped. reconnect: requests survive the backend's going away.
+    max_indirect_segments: pages a request, as far as the backend allows; at most 512. staged_pages: pages
+    in use at once for callers that bring memory of their own.
     """
 
     ring_page_order: int = 2
@@ -56,8 +59,8 @@ class DiskOptions:
 class Disk(DiskData):
     """A virtual disk of this domain: `device/vbd/<devid>` in XenStore.
 
-    keys: what the backend says of it. stats: what was asked of it. device: its XenBus device, for whoever wants to know
-    its state.
+    keys: what the backend says of it. stats: what was asked of it. device: its XenBus device, for whoever
+    wants to know its state.
     """
 
     def __init__(self, kernel: Kernel, devid: int, options: DiskOptions | None = None) -> None:
@@ -130,7 +133,9 @@ class Disk(DiskData):
     # The end, and beginning anew
 
     async def close(self) -> None:
-        """Waits for all answers, then closes the disk and its pages. Returns when the backend has been told."""
+        """Waits for all answers, then closes the disk and its pages. Returns when the backend has been
+        told.
+        """
         await self._queue.settled()
         self.device.close()
         await self.device.wait_closed()
@@ -159,7 +164,9 @@ class Disk(DiskData):
         self._resized.announce()
 
     def _closing(self) -> None:
-        """The connection has ended: for good, unless the backend may come back and requests shall wait for it."""
+        """The connection has ended: for good, unless the backend may come back and requests shall wait for
+        it.
+        """
         if not (self._options.reconnect and isinstance(self.device.closed, ClosedByPeer | PeerGone)):
             self._lose()
 

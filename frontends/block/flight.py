@@ -1,7 +1,7 @@
 """The requests of one disk that are in flight: sent, and without an answer.
 
-Ids are numbers that are never used again, so that the requests of a run have consecutive ids and the run itself, kept
-until its last request is answered, says what to send again to a backend that comes back.
+Ids are numbers that are never used again, so that the requests of a run have consecutive ids and the run
+itself, kept until its last request is answered, says what to send again to a backend that comes back.
 """
 
 from __future__ import annotations
@@ -131,14 +131,18 @@ class Flight:
                 try:
                     self._examine(caller, request_id, operation, status)
                 except PeerViolation:
-                    self._put_back((response[0], who) for response, who in zip(responses[index:], callers[index:]))
+                    self._put_back(
+                        (response[0], who) for response, who in zip(responses[index:], callers[index:])
+                    )
                     raise
             caller.remaining -= 1
             if not caller.remaining:
                 caller.end(None)
 
     def _examine(self, caller: Caller, request_id: int, operation: int, status: int) -> None:
-        """An answer that is not simply good: notes a refusal. Raises PeerViolation for what answers nothing of ours."""
+        """An answer that is not simply good: notes a refusal. Raises PeerViolation for what answers nothing
+        of ours.
+        """
         slot = self._slot(request_id)
         if operation not in _echoes(slot):
             raise PeerViolation("operation of a response", operation, f"{slot[0]}, as in the request")
@@ -153,15 +157,21 @@ class Flight:
         return run.slot(request_id)
 
     def _forget_landed(self) -> None:
-        """Lets go of runs that were answered, once as many slots are kept as may be in flight several times over."""
+        """Lets go of runs that were answered, once as many slots are kept as may be in flight several times
+        over.
+        """
         oldest = min(self._callers, default=self._next_id)
-        self._runs = [run for run in self._runs if oldest < run.ids.stop and not self._callers.keys().isdisjoint(run.ids)]
+        self._runs = [
+            run
+            for run in self._runs
+            if oldest < run.ids.stop and not self._callers.keys().isdisjoint(run.ids)
+        ]
         self._kept = sum(len(run.ids) for run in self._runs)
         self._forget_at = max(_FORGET_AT, 2 * self._kept)
 
 
 def _echoes(slot: bytes) -> tuple[int, ...]:
-    """The operations under which a request may be answered: an indirect one also under what it stands for, as Linux's
-    blkback does.
+    """The operations under which a request may be answered: an indirect one also under what it stands for,
+    as Linux's blkback does.
     """
     return (slot[0], slot[1]) if slot[0] == blkif.BLKIF_OP_INDIRECT else (slot[0],)

@@ -84,7 +84,8 @@ UNKNOWN_DISK: Final = DiskKeys.model_validate({names.SECTORS: 1})
 def published(grefs: Sequence[int], port: int, *, said_order: bool, persistent: bool) -> dict[str, str]:
     """What a frontend writes: its ring's grants, its port, its features, in the order of Linux's blkfront.
 
-    said_order: a connection before this one has written ring-page-order, which stays there and has to be right.
+    said_order: a connection before this one has written ring-page-order, which stays there and has to be
+    right.
     """
     if len(grefs) == 1 and not said_order:
         keys = {names.RING_REF: str(grefs[0])}

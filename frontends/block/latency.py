@@ -1,7 +1,7 @@
 """How long requests take, kept cheaply: one sample a published run, in logarithmic buckets.
 
-A bucket is a sixteenth of an octave wide, so that a percentile is right to within 6 per cent whatever the scale, and
-the histogram of years takes as much room as that of a second.
+A bucket is a sixteenth of an octave wide, so that a percentile is right to within 6 per cent whatever the
+scale, and the histogram of years takes as much room as that of a second.
 """
 
 from typing import Final

@@ -7,7 +7,9 @@ _EXTENDED: Final = 1 << 28
 
 
 def disk_name(devid: int) -> str:
-    """The name of device `devid`, such as xvda or, with a partition, xvdb1; vbd-<devid> for numbers of other buses."""
+    """The name of device `devid`, such as xvda or, with a partition, xvdb1; vbd-<devid> for numbers of
+    other buses.
+    """
     if devid & _EXTENDED:
         disk, partition = (devid ^ _EXTENDED) >> 8, devid & 0xFF
     elif devid >> 8 == _XVD_MAJOR:

@@ -1,11 +1,13 @@
-"""The ring of one disk at the frontend: gives requests ids, puts them on the ring in runs, takes the answers in runs.
+"""The ring of one disk at the frontend: gives requests ids, puts them on the ring in runs, takes the
+answers in runs.
 
-Requests that several tasks submit in one pass of the event loop are published together, with one notification (a
-plug): the first wakes the publisher, which runs when the pass is over. A batch that fills the ring is published at once.
-When answers have made room, what waits for it is put on the ring from where the answers are taken, with no task between.
+Requests that several tasks submit in one pass of the event loop are published together, with one
+notification (a plug): the first wakes the publisher, which runs when the pass is over. A batch that fills
+the ring is published at once. When answers have made room, what waits for it is put on the ring from where
+the answers are taken, with no task between.
 
-A backend is distrusted: an answer must carry the id of a request that is in flight and its operation, and a status that
-the protocol has; anything else ends the connection.
+A backend is distrusted: an answer must carry the id of a request that is in flight and its operation, and a
+status that the protocol has; anything else ends the connection.
 """
 
 from collections import deque
@@ -27,8 +29,8 @@ _IDLE_POLLS: Final = 4  # looks for answers in vain before it sleeps
 class RequestQueue:
     """The requests of one disk, over all its connections.
 
-    now_ns: a clock, for the latencies. broken: called with the violation when the backend breaks the protocol;
-    nothing is sent or taken after that until `connect`.
+    now_ns: a clock, for the latencies. broken: called with the violation when the backend breaks the
+    protocol; nothing is sent or taken after that until `connect`.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class RequestQueue:
         self._turn.set()
 
     def submit_page(self, caller: Caller, head: int, sector: int, page: int) -> None:
-        """Sends a request of one page together with those of other tasks, when this pass of the loop is over."""
+        """Sends a request of one page together with those of other tasks, when this pass of the loop is
+        over.
+        """
         plug = self._plug
         if plug is None:
             plug = self._plug = Plug()
@@ -142,7 +146,9 @@ class RequestQueue:
                 self._notify()
 
     def _take(self) -> bool:
-        """Takes the answers that are there, and sends what has waited for room. Returns whether there were any."""
+        """Takes the answers that are there, and sends what has waited for room. Returns whether there were
+        any.
+        """
         ring = self._ring
         if ring is None:
             return False

@@ -13,8 +13,9 @@ _NO_RING: Final = (0, 0, 0)
 class DiskStats:
     """Totals over the life of a disk, across reconnections.
 
-    requests: answered requests by kind. errors: those that were refused. latency: from publishing to the answer, of one
-    request in each run that is published while no other is timed. reconnections: how often a backend came back.
+    requests: answered requests by kind. errors: those that were refused. latency: from publishing to the
+    answer, of one request in each run that is published while no other is timed. reconnections: how often a
+    backend came back.
     """
 
     __slots__ = ("_before", "_counts", "_ring", "errors", "latency", "reconnections", "ring_size")

@@ -1,7 +1,7 @@
 """What callers wait for: one or many requests, and how they become slots when there is room on the ring.
 
-A submission waits in the queue until all of its requests have an id, and it is settled when all are answered. What tasks
-ask for one by one is gathered in a `Plug`, so that it goes out as one run, too.
+A submission waits in the queue until all of its requests have an id, and it is settled when all are
+answered. What tasks ask for one by one is gathered in a `Plug`, so that it goes out as one run, too.
 """
 
 from abc import ABC, abstractmethod
@@ -17,8 +17,8 @@ from ringbuffers.protocols.blkif_columns import pack_page_requests
 class Caller:
     """Somebody who waits for `remaining` requests of one operation.
 
-    waiter: woken when the last is answered. failures: the slots of those that were refused, and the status. ended: no
-    answer is waited for any more. abandoned: set when the caller has gone; called at the end.
+    waiter: woken when the last is answered. failures: the slots of those that were refused, and the status.
+    ended: no answer is waited for any more. abandoned: set when the caller has gone; called at the end.
     """
 
     __slots__ = ("abandoned", "ended", "failures", "operation", "remaining", "waiter")
@@ -43,7 +43,9 @@ class Caller:
 
 
 class Taken(NamedTuple):
-    """The next requests of a submission as slots, whose each of them is, and how many there are of each operation."""
+    """The next requests of a submission as slots, whose each of them is, and how many there are of each
+    operation.
+    """
 
     slots: bytes
     callers: Iterable[Caller]

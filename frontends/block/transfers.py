@@ -1,56 +1,61 @@
-"""From bytes on the disk to requests: how a transfer of many pages is cut into as few requests as the backend takes.
+"""From bytes on the disk to requests: how a transfer of many pages is cut into as few requests as the
+backend takes.
 
-Up to 11 segments fit into a request; with indirect segments (feature-max-indirect-segments) a request lists up to 512 in
-one further page, as many as the backend allows.
+Up to 11 segments fit into a request; with indirect segments (feature-max-indirect-segments) a request lists
+up to 512 in one further page, as many as the backend allows.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from frontends.block.buffers import BufferPool, PageBuffer
+from frontends.block.buffers import PageBuffer
 from ringbuffers.protocols import blkif
 
 _PER_PAGE: Final = blkif.SECTORS_PER_PAGE
+_DIRECT: Final = blkif.BLKIF_MAX_SEGMENTS_PER_REQUEST
+_INDIRECT_OPERATIONS: Final = (blkif.BLKIF_OP_READ, blkif.BLKIF_OP_WRITE)
 
 Packer = Callable[[int], bytes]
 """Makes the slot of a request whose id is given."""
 
 
-class Plan(NamedTuple):
-    """Requests that carry out one transfer. lists: the pages with their indirect segments, to be given back."""
+class Transfer:
+    """One transfer, and how it is cut.
 
-    packers: list[Packer]
-    lists: list[PageBuffer]
-
-
-def plan_transfer(
-    operation: int,
-    sector: int,
-    sectors: int,
-    buffers: Sequence[PageBuffer],
-    max_indirect: int,
-    pool: BufferPool,
-) -> Plan:
-    """Requests to move `sectors` from `sector` on to or from `buffers`, page after page.
-
-    operation: READ, WRITE or WRITE_BARRIER (which is never indirect). max_indirect: segments that the backend takes in an
-    indirect request, 0 if it takes none.
+    operation: READ, WRITE or WRITE_BARRIER (which is never indirect). buffers: whole pages but for the last,
+    which ends with the transfer. max_indirect: segments that the backend takes in an indirect request, 0 if it
+    takes none. lists: how many pages are needed for lists of segments.
     """
-    indirect = min(max_indirect, blkif.SEGMENTS_PER_INDIRECT_PAGE) if operation in _INDIRECT_OPERATIONS else 0
-    step = max(indirect, blkif.BLKIF_MAX_SEGMENTS_PER_REQUEST)
-    plan = Plan([], [])
-    for start in range(0, len(buffers), step):
-        rest = sectors - start * _PER_PAGE
-        segments = _segments(buffers[start : start + step], rest)
-        at = sector + start * _PER_PAGE
-        if len(segments) <= blkif.BLKIF_MAX_SEGMENTS_PER_REQUEST:
-            plan.packers.append(_direct(operation, at, segments))
-        else:
-            (page,) = pool.take(1)
-            plan.lists.append(page)
-            blkif.pack_indirect_segments(page.view, segments)
-            plan.packers.append(_indirect(operation, at, len(segments), page.gref))
-    return plan
+
+    def __init__(
+        self, operation: int, sector: int, sectors: int, buffers: Sequence[PageBuffer], *, max_indirect: int
+    ) -> None:
+        indirect = (
+            min(max_indirect, blkif.SEGMENTS_PER_INDIRECT_PAGE) if operation in _INDIRECT_OPERATIONS else 0
+        )
+        step = max(indirect, _DIRECT)
+        self._operation = operation
+        self._sector = sector
+        self._parts = [
+            _segments(buffers[start : start + step], sectors - start * _PER_PAGE)
+            for start in range(0, len(buffers), step)
+        ]
+        self._step = step
+        self.lists = sum(len(part) > _DIRECT for part in self._parts)
+
+    def packers(self, lists: Sequence[PageBuffer]) -> list[Packer]:
+        """The requests; segments that do not fit into a slot are written to the pages `lists`."""
+        free = list(lists)
+        packers = []
+        for index, segments in enumerate(self._parts):
+            sector = self._sector + index * self._step * _PER_PAGE
+            if len(segments) <= _DIRECT:
+                packers.append(_direct(self._operation, sector, segments))
+            else:
+                page = free.pop()
+                blkif.pack_indirect_segments(page.view, segments)
+                packers.append(_indirect(self._operation, sector, len(segments), page.gref))
+        return packers
 
 
 def packed_flush(operation: int) -> Packer:
@@ -62,9 +67,6 @@ def packed_discard(sector: int, sectors: int, *, secure: bool) -> Packer:
     """A discard of a range."""
     flag = blkif.BLKIF_DISCARD_SECURE if secure else 0
     return lambda request_id: blkif.DiscardRequest(flag, 0, request_id, sector, sectors).pack()
-
-
-_INDIRECT_OPERATIONS: Final = (blkif.BLKIF_OP_READ, blkif.BLKIF_OP_WRITE)
 
 
 def _segments(buffers: Sequence[PageBuffer], sectors: int) -> tuple[blkif.Segment, ...]:

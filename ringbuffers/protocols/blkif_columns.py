@@ -7,8 +7,8 @@ A slot is 14 words of 64 bits, and all that such a request says is in the first 
     2  sector_number
     3  gref, first_sect, last_sect                the page
 
-A response has its id in word 0, operation and status in word 1. So a column is every fourteenth word, and storing one
-column for a whole run takes one slice assignment.
+A response has its id in word 0, operation and status in word 1. So a column is every fourteenth word, and
+storing one column for a whole run takes one slice assignment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def page_word(gref: int, sectors: int = 8) -> int:
 def pack_page_requests(
     heads: Sequence[int], ids: Iterable[int], sectors: Iterable[int], pages: Iterable[int]
 ) -> bytes:
-    """The slots of requests of one page each, from columns of the same length. `heads` says how many there are."""
+    """The slots of requests of one page each, from columns of the same length. `heads` says how many there
+    are.
+    """
     words = array("Q", bytes(len(heads) * REQUEST_SLOT_SIZE))
     words[0::_WORDS] = array("Q", heads)
     words[1::_WORDS] = array("Q", ids)
@@ -53,15 +55,15 @@ class PageRequests(NamedTuple):
 
 
 def whole_page_requests(run: bytes) -> PageRequests | None:
-    """The columns of a run of requests, if every one of them is a READ or a WRITE of one whole page; else None."""
+    """The columns of a run of requests, if every one of them is a READ or a WRITE of one whole page; else
+    None.
+    """
     count = len(run) // REQUEST_SLOT_SIZE
     quarters = array("H", run)
     heads, used = quarters[0::_QUARTERS], quarters[14::_QUARTERS]
     if heads.count(READ_HEAD) + heads.count(WRITE_HEAD) != count or used.count(_WHOLE_PAGE) != count:
         return None
-    return PageRequests(
-        run[0::REQUEST_SLOT_SIZE], array("Q", run)[2::_WORDS], array("I", run)[6::_HALVES]
-    )
+    return PageRequests(run[0::REQUEST_SLOT_SIZE], array("Q", run)[2::_WORDS], array("I", run)[6::_HALVES])
 
 
 def is_whole_page(slot: bytes) -> bool:
@@ -85,8 +87,9 @@ def set_status(slots: bytearray, index: int, status: int) -> None:
 
 
 def unpack_responses(run: bytes) -> tuple[array[int], array[int]]:
-    """The ids and the words 1 of a run of responses. A word 1 is the operation alone for a success, if nothing was left
-    in the bytes that mean nothing; any other is to be looked at with `blkif_runs.unpack_response_run`.
+    """The ids and the words 1 of a run of responses. A word 1 is the operation alone for a success, if
+    nothing was left in the bytes that mean nothing; any other is to be looked at with
+    `blkif_runs.unpack_response_run`.
     """
     words = array("Q", run)
     return words[0::_WORDS], words[1::_WORDS]
