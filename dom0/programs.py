@@ -7,7 +7,7 @@ a program without arguments takes the kernel alone.
 import importlib
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -93,10 +93,17 @@ def _arguments_of(main: Main, name: str) -> type[BaseModel]:
     parameters = list(inspect.signature(main).parameters.values())
     if len(parameters) == 1:
         return NoArguments
-    annotation = _resolved(main, parameters[1].annotation) if len(parameters) == 2 else None
+    annotation = _resolved(main, parameters[1].annotation) if _takes_two(parameters) else None
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         raise ProgramError(name, "an async function of a kernel and, if it has arguments, one pydantic model")
     return annotation
+
+
+def _takes_two(parameters: Sequence[inspect.Parameter]) -> bool:
+    return len(parameters) == 2 and all(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in parameters
+    )
 
 
 def _resolved(main: Main, annotation: object) -> object:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dom0.report.model import DeviceReport, DomainReport, GrantReport
-from dom0.scenario.expectations import check_guest, check_image, counter_at
+from dom0.scenario.expectations import check_guest, check_image
 from dom0.scenario.model import Bound, GuestExpectations, GuestSpec, ImageExpectation
 
 REPORT = DomainReport(
@@ -51,11 +51,6 @@ def test_console_patterns_search_line_by_line() -> None:
 )
 def test_counters(path: str, bound: Bound, holds: bool) -> None:
     assert held(GuestExpectations(counters={path: bound}))[2:] == [holds]
-
-
-def test_a_counter_that_is_not_there_is_none() -> None:
-    assert counter_at(REPORT, "grants.leaked.more") is None
-    assert counter_at(REPORT, "multicall.mean_length") == 0
 
 
 def test_image_hashes(tmp_path: Path) -> None:
