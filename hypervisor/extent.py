@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 from typing import Final
+from weakref import finalize
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
@@ -18,20 +19,20 @@ EXTENT_FRAMES: Final = 1 << EXTENT_SHIFT
 
 
 class Extent:
-    """`count` frames from `mfn`. `used` counts the frames that are allocated or still referred to."""
+    """`count` frames from `mfn`. `used` counts the frames that are allocated or still referred to.
 
-    __slots__ = ("count", "fd", "fresh", "map", "mfn", "recycled", "used", "view")
+    The memfd goes with `close`, or with the machine when nobody refers to it any more.
+    """
+
+    __slots__ = ("__weakref__", "_close", "count", "fd", "fresh", "map", "mfn", "recycled", "used", "view")
 
     def __init__(self, mfn: int, count: int) -> None:
         self.mfn = mfn
         self.count = count
         self.fd = os.memfd_create("domzero", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self.fd, count * PAGE_SIZE)
-            self.map = _map(self.fd, count * PAGE_SIZE)
-        except Exception:
-            os.close(self.fd)
-            raise
+        self._close = finalize(self, os.close, self.fd)
+        os.ftruncate(self.fd, count * PAGE_SIZE)
+        self.map = _map(self.fd, count * PAGE_SIZE)
         self.view = memoryview(self.map)
         self.used = 0
         self.fresh = 0  # frames from this offset on were never handed out
@@ -50,7 +51,7 @@ class Extent:
         """Give up the memfd. A view that somebody kept stays valid, of memory that nobody else will see
         again.
         """
-        os.close(self.fd)
+        self._close()
 
 
 def _map(fd: int, length: int) -> mmap.mmap:
