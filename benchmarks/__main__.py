@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import OUTPUT, Result, write_results
+from dom0.launch.machine import raise_open_files_limit
 
 SUITES = ("block_path", "hypercalls", "boot")
 
@@ -47,6 +48,7 @@ def show(results: list[Result], console: Console) -> None:
 
 def main() -> int:
     """Runs the suites named on the command line, or all; 1 if a bar was missed."""
+    raise_open_files_limit()
     console = Console(width=140 if not sys.stdout.isatty() else None)
     names = sys.argv[1:] or list(SUITES)
     if unknown := set(names) - set(SUITES):

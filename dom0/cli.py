@@ -11,6 +11,7 @@ import anyio
 import typer
 from rich.console import Console
 
+from dom0.launch.machine import raise_open_files_limit
 from dom0.launch.run import launch_scenario
 from dom0.report.render import print_report
 from dom0.scenario.load import load_scenario
@@ -107,4 +108,5 @@ def _fail(error: OSError) -> NoReturn:
 def main() -> None:
     """The console script. A scenario's `module:name` is looked for where one stands, too."""
     sys.path.insert(0, os.getcwd())
+    raise_open_files_limit()
     app()

@@ -7,6 +7,8 @@ from dom0.xenstore.permissions import Permissions
 # What C xenstored's record of a node takes besides value and names; quotas are counted by it.
 _RECORD_BYTES: Final = 24
 _PERMISSION_BYTES: Final = 8
+# Most nodes have no children, and share this.
+_NO_CHILDREN: Final[dict[bytes, None]] = {}
 
 
 class Node:
@@ -21,7 +23,7 @@ class Node:
     def __init__(self, value: bytes, permissions: Permissions) -> None:
         self.value = value
         self.permissions = permissions
-        self.children: dict[bytes, None] = {}
+        self.children = _NO_CHILDREN
         self.children_size = 0
         self.generation = 0
         self._listing: bytes | None = b""
@@ -40,7 +42,7 @@ class Node:
     def copy(self) -> "Node":
         """An independent node with the same contents."""
         twin = Node(self.value, self.permissions)
-        twin.children = self.children.copy()
+        twin.children = self.children.copy() if self.children else _NO_CHILDREN
         twin.children_size = self.children_size
         twin.generation = self.generation
         twin._listing = self._listing
@@ -48,7 +50,10 @@ class Node:
 
     def add_child(self, name: bytes) -> None:
         """A child was created: it goes to the end of the list."""
-        self.children[name] = None
+        if self.children:
+            self.children[name] = None
+        else:
+            self.children = {name: None}
         self.children_size += len(name) + 1
         self._listing = None
 
