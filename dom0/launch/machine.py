@@ -7,8 +7,6 @@ from hypervisor.host import Host
 from hypervisor.machine import Machine
 from kernel.platform import PAGE_SHIFT
 
-DOM0_MAX_GRANT_FRAMES = 64
-
 
 def raise_open_files_limit() -> None:
     """Allows this process as many open files as it may have: a domain's memory takes four, a disk one more.
@@ -31,8 +29,5 @@ def build_machine(host: Host, memory_bytes: int, dom0_bytes: int) -> tuple[Machi
     pages = dom0_bytes >> PAGE_SHIFT
     dom0 = machine.create_domain(Traits(), domid=0, privileged=True, max_pages=pages)
     dom0.add_vcpus()
-    gpfn = 0
-    for run in dom0.reservation.allocate(pages):
-        dom0.memory.add_ram(gpfn, run.mfn, run.count)
-        gpfn += run.count
+    dom0.populate(0, pages)
     return machine, dom0
