@@ -94,6 +94,20 @@ class BackendDevice(Device):
 
     async def _enter(self, state: XenbusState, *, write: bool) -> None:
         closes = state is XenbusState.Closed and self.own is not XenbusState.Closed
+        if state is XenbusState.Unknown and self.own is not XenbusState.Closed:
+            await self._say_closed()
         await super()._enter(state, write=write)
         if closes and await self.kernel.store.read(f"{self.path}/online") == "0":
             await self._apply(Event.OFFLINE)
+
+    async def _say_closed(self) -> None:
+        """The frontend is gone, and nothing of it is held any more: a toolstack that waits to remove our folder
+        sees that by the state Closed, as Linux's backends write it when they are removed.
+        """
+        path = f"{self.path}/state"
+
+        async def write(transaction: Transaction) -> None:
+            if await transaction.exists(path):
+                await transaction.write(path, str(int(XenbusState.Closed)))
+
+        await self.kernel.store.transact(write)
