@@ -1,21 +1,11 @@
 """The store's layout against recordings of a real Xen 4.17 (tests/data/xenstore-*.txt)."""
 
-import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from dom0.toolstack.layout import Node, StoreDescription, console, description, disk, skeleton
+from tests.dom0.stores import Tree, recorded
 
-DATA = Path(__file__).parents[2] / "data"
 UUID = "11111111-2222-3333-4444-555555555556"
-Tree = dict[str, tuple[str, str]]
-
-
-def recorded(name: str) -> Tree:
-    """path → (value, permissions) of a recording."""
-    lines = (DATA / name).read_text().splitlines()
-    found = (re.fullmatch(r'(/\S+) = "(.*)"   \((.*)\)', line) for line in lines)
-    return {match[1]: (match[2], match[3]) for match in found if match}
 
 
 def applied(nodes: Iterable[Node], tree: Tree) -> Tree:
