@@ -68,7 +68,7 @@ def measure(loop: str = "asyncio") -> Iterator[Result]:
     boot(3, loop)  # imports and caches
     costs: dict[int, float] = {}
     for count in COUNTS:
-        seconds, mib = min(boot(count, loop) for _ in range(3 if count <= 10 else 1))
+        seconds, mib = min(boot(count, loop) for _ in range(3 if count <= 10 else 2))
         costs[count] = seconds
         name = f"boot to block connected, {count} domains, {loop}"
         if count == COUNTS[-1]:

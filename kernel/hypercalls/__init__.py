@@ -3,7 +3,8 @@ multicall.
 """
 
 from kernel.hypercalls.arguments import ArgumentsFull
-from kernel.hypercalls.batch import Batch, NotCalledYet, Pending
+from kernel.hypercalls.batch import Batch
+from kernel.hypercalls.call import NotCalledYet, Pending
 from kernel.hypercalls.errors import (
     HypercallBusy,
     HypercallError,

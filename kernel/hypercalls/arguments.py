@@ -81,6 +81,17 @@ class ArgumentArea:
         self.view[offset : offset + len(data)] = data
         return Slot(self, offset, value)
 
+    def place(self, value: Struct) -> int:
+        """Put a struct that is only read by Xen; returns its address."""
+        data = value.pack()
+        offset = self._next
+        end = offset + len(data)
+        if end > self.size:
+            raise ArgumentsFull(len(data), self.size - offset)
+        self.view[offset:end] = data
+        self._next = end + -end % _ALIGNMENT
+        return self.address + offset
+
     def put_bytes(self, data: bytes) -> int:
         """Put bytes; returns their offset."""
         offset = self.reserve(len(data))

@@ -6,13 +6,13 @@ any number; the order stays.
 """
 
 from collections.abc import Callable
-from typing import Concatenate, Final, Generic, ParamSpec, TypeVar, cast
+from struct import Struct as Codec
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from hypervisor.abi.xen import HYPERVISOR_multicall, multicall_entry
-from kernel.errors import KernelMisuse
 from kernel.hypercalls import control, event_channel, grant_table, machine, memory
 from kernel.hypercalls.arguments import ArgumentArea, ArgumentsFull
-from kernel.hypercalls.call import Call
+from kernel.hypercalls.call import Pending
 from kernel.hypercalls.errors import refusal
 from kernel.pages import Pages
 from kernel.platform import PAGE_SHIFT, PAGE_SIZE
@@ -20,61 +20,39 @@ from kernel.platform import PAGE_SHIFT, PAGE_SIZE
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ENTRY: Final = multicall_entry.codec
-_ENTRY_WORDS: Final = multicall_entry.size // 8
+ENTRY_BYTES: Final = multicall_entry.size
+BATCH_PAGES: Final = 4
+CAPACITY: Final = PAGE_SIZE // ENTRY_BYTES
+"""Entries of one multicall: as many as fit on the first page of a batch."""
+
+_ENTRY_WORDS: Final = ENTRY_BYTES // 8
 _RESULT_WORD: Final = multicall_entry.offsets["result"] // 8
 _NR_ARGS: Final = 6
-
-BATCH_PAGES: Final = 4
-CAPACITY: Final = PAGE_SIZE // multicall_entry.size
-"""Entries of one multicall: as many as fit on the first page of a batch."""
+_ENTRIES: Final = tuple(
+    Codec(f"<Q8x{count}Q{8 * (_NR_ARGS - count)}x").pack_into for count in range(_NR_ARGS + 1)
+)
+"""Packs an entry with so many arguments; the result and the arguments that it does not have are zeroed."""
 
 Hypercall = Callable[..., int]
 
 
-class NotCalledYet(KernelMisuse):
-    """A result was asked for inside the block that queues its hypercall."""
-
-    def __init__(self, op: str) -> None:
-        super().__init__("result", f"of {op}, which is still queued", "a batch that has been left")
-
-
-class Pending(Generic[T]):
-    """What one queued hypercall will have returned."""
-
-    __slots__ = ("_call", "_error", "_value")
-
-    def __init__(self, call: Call[T]) -> None:
-        self._call: Call[T] | None = call
-        self._value: T | None = None
-        self._error: Exception | None = None
-
-    def settle(self, result: int) -> None:
-        """Take the result. What Xen wrote is read now, before the arguments' place is used again."""
-        call, self._call = self._call, None
-        if call is None:
-            raise KernelMisuse("pending hypercall", "settled", "settled once")
-        if result < 0:
-            self._error = refusal(call.name, result, call.arguments)
-        else:
-            self._value = call.decode(result)
-
-    def result(self) -> T:
-        """The value. Raises HypercallError if it was refused, NotCalledYet if the batch has not left."""
-        if self._call is not None:
-            raise NotCalledYet(self._call.name)
-        if self._error is not None:
-            raise self._error
-        return cast(T, self._value)
-
-
 def queued(
-    build: Callable[Concatenate[ArgumentArea, P], Call[T]],
+    build: Callable[Concatenate[ArgumentArea, P], Pending[T]],
 ) -> Callable[Concatenate["Batch", P], Pending[T]]:
     """The method that queues the call which `build` lays out."""
 
     def queue(self: "Batch", /, *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
-        return self.add(lambda area: build(area, *args, **kwargs))
+        if len(self.pending) == CAPACITY:
+            self.send()
+        try:
+            pending = build(self.area, *args, **kwargs)
+        except ArgumentsFull:
+            if not self.pending:
+                raise
+            self.send()
+            pending = build(self.area, *args, **kwargs)
+        self.enter(pending)
+        return pending
 
     queue.__doc__ = build.__doc__
     return queue
@@ -87,46 +65,33 @@ class Batch:
         self._hypercall = hypercall
         self._address = pages.pfn << PAGE_SHIFT
         self._entries = pages.page(0)
-        self._words = self._entries.cast("q")
-        arguments = Pages(pages.pfn + 1, pages.count - 1, pages.view[PAGE_SIZE:])
-        self._area = ArgumentArea(arguments)
-        self._pending: list[Pending[object]] = []
+        self._results = self._entries.cast("q")[_RESULT_WORD::_ENTRY_WORDS]
+        self.area = ArgumentArea(Pages(pages.pfn + 1, pages.count - 1, pages.view[PAGE_SIZE:]))
+        self.pending: list[Pending[Any]] = []
 
-    def add(self, build: Callable[[ArgumentArea], Call[T]]) -> Pending[T]:
-        """Queue one hypercall."""
-        if len(self._pending) == CAPACITY:
-            self.send()
-        try:
-            call = build(self._area)
-        except ArgumentsFull:
-            if not self._pending:
-                raise
-            self.send()
-            call = build(self._area)
-        args = call.args
-        offset = len(self._pending) * multicall_entry.size
-        _ENTRY.pack_into(self._entries, offset, call.number, 0, *args, *(0,) * (_NR_ARGS - len(args)))
-        pending = Pending(call)
-        self._pending.append(cast(Pending[object], pending))
-        return pending
+    def enter(self, pending: Pending[Any]) -> None:
+        """Add an entry for a call that was laid out in `area`."""
+        args = pending.args
+        _ENTRIES[len(args)](self._entries, len(self.pending) * ENTRY_BYTES, pending.number, *args)
+        self.pending.append(pending)
 
     def send(self) -> None:
         """Make the multicall now. Raises HypercallError if it was refused as a whole."""
-        pending, self._pending = self._pending, []
-        if not pending:
+        queue, self.pending = self.pending, []
+        if not queue:
             return
-        result = self._hypercall(HYPERVISOR_multicall, self._address, len(pending))
+        result = self._hypercall(HYPERVISOR_multicall, self._address, len(queue))
         if result < 0:
-            self._area.clear()
-            raise refusal("multicall", result, len(pending))
-        for index, entry in enumerate(pending):
-            entry.settle(self._words[index * _ENTRY_WORDS + _RESULT_WORD])
-        self._area.clear()
+            self.area.clear()
+            raise refusal("multicall", result, len(queue))
+        for pending, entry_result in zip(queue, self._results[: len(queue)].tolist()):
+            pending.settle(entry_result)
+        self.area.clear()
 
     def forget(self) -> None:
         """Drop what is queued."""
-        self._pending = []
-        self._area.clear()
+        self.pending = []
+        self.area.clear()
 
     evtchn_alloc_unbound = queued(event_channel.alloc_unbound)
     evtchn_bind_interdomain = queued(event_channel.bind_interdomain)

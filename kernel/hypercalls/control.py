@@ -12,7 +12,7 @@ from hypervisor.abi.domctl import XEN_DOMCTL_INTERFACE_VERSION
 from hypervisor.abi.sysctl import XEN_SYSCTL_INTERFACE_VERSION
 from hypervisor.abi.xen import DOMID_INVALID, HYPERVISOR_domctl, HYPERVISOR_sysctl
 from kernel.hypercalls.arguments import ArgumentArea
-from kernel.hypercalls.call import Call
+from kernel.hypercalls.call import Pending
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def _domctl(
     domid: int,
     decode: Callable[[abi.xen_domctl], T],
     **alternative: Any,
-) -> Call[T]:
+) -> Pending[T]:
     value = abi.xen_domctl(
         cmd=command,
         interface_version=XEN_DOMCTL_INTERFACE_VERSION,
@@ -35,7 +35,9 @@ def _domctl(
     )
     slot = area.put(value)
     shown = (domid, *alternative.values())
-    return Call(f"XEN_DOMCTL_{name}", HYPERVISOR_domctl, (slot.address,), lambda _: decode(slot.get()), shown)
+    return Pending(
+        f"XEN_DOMCTL_{name}", HYPERVISOR_domctl, (slot.address,), lambda _: decode(slot.get()), shown
+    )
 
 
 def _done(_domctl: abi.xen_domctl) -> None:
@@ -54,7 +56,7 @@ def createdomain(
     grant_version: int = 1,
     emulation_flags: int = 0,
     domid: int = DOMID_INVALID,
-) -> Call[int]:
+) -> Pending[int]:
     """Make a domain, paused and without memory; returns its id. `domid` asks for a certain one."""
     config = abi.xen_domctl_createdomain(
         handle=handle,
@@ -76,34 +78,34 @@ def createdomain(
     )
 
 
-def destroydomain(area: ArgumentArea, domid: int) -> Call[None]:
+def destroydomain(area: ArgumentArea, domid: int) -> Pending[None]:
     """Begin a domain's end; its frames go as soon as nobody maps them any more."""
     return _domctl(area, "destroydomain", abi.XEN_DOMCTL_destroydomain, domid, _done)
 
 
-def pausedomain(area: ArgumentArea, domid: int) -> Call[None]:
+def pausedomain(area: ArgumentArea, domid: int) -> Pending[None]:
     """Stop a domain's vCPUs."""
     return _domctl(area, "pausedomain", abi.XEN_DOMCTL_pausedomain, domid, _done)
 
 
-def unpausedomain(area: ArgumentArea, domid: int) -> Call[None]:
+def unpausedomain(area: ArgumentArea, domid: int) -> Pending[None]:
     """Let a domain's vCPUs run."""
     return _domctl(area, "unpausedomain", abi.XEN_DOMCTL_unpausedomain, domid, _done)
 
 
-def max_mem(area: ArgumentArea, domid: int, kib: int) -> Call[None]:
+def max_mem(area: ArgumentArea, domid: int, kib: int) -> Pending[None]:
     """Set how much memory a domain may have."""
     limit = abi.xen_domctl_max_mem(max_memkb=kib)
     return _domctl(area, "max_mem", abi.XEN_DOMCTL_max_mem, domid, _done, max_mem=limit)
 
 
-def max_vcpus(area: ArgumentArea, domid: int, count: int) -> Call[None]:
+def max_vcpus(area: ArgumentArea, domid: int, count: int) -> Pending[None]:
     """Give a new domain its vCPUs."""
     limit = abi.xen_domctl_max_vcpus(max=count)
     return _domctl(area, "max_vcpus", abi.XEN_DOMCTL_max_vcpus, domid, _done, max_vcpus=limit)
 
 
-def getdomaininfo(area: ArgumentArea, domid: int) -> Call[abi.xen_domctl_getdomaininfo]:
+def getdomaininfo(area: ArgumentArea, domid: int) -> Pending[abi.xen_domctl_getdomaininfo]:
     """State and memory of the domain `domid`, or else of the next one that exists, as Xen does it: compare
     `.domain`.
     """
@@ -116,16 +118,18 @@ def getdomaininfo(area: ArgumentArea, domid: int) -> Call[abi.xen_domctl_getdoma
 
 def _sysctl(
     area: ArgumentArea, name: str, command: int, decode: Callable[[sysctl.xen_sysctl], T], **alternative: Any
-) -> Call[T]:
+) -> Pending[T]:
     value = sysctl.xen_sysctl(
         cmd=command, interface_version=XEN_SYSCTL_INTERFACE_VERSION, u=sysctl.xen_sysctl_u(**alternative)
     )
     slot = area.put(value)
     shown = tuple(alternative.values())
-    return Call(f"XEN_SYSCTL_{name}", HYPERVISOR_sysctl, (slot.address,), lambda _: decode(slot.get()), shown)
+    return Pending(
+        f"XEN_SYSCTL_{name}", HYPERVISOR_sysctl, (slot.address,), lambda _: decode(slot.get()), shown
+    )
 
 
-def physinfo(area: ArgumentArea) -> Call[sysctl.xen_sysctl_physinfo]:
+def physinfo(area: ArgumentArea) -> Pending[sysctl.xen_sysctl_physinfo]:
     """Processors and memory of the machine."""
 
     def decode(done: sysctl.xen_sysctl) -> sysctl.xen_sysctl_physinfo:
@@ -136,7 +140,7 @@ def physinfo(area: ArgumentArea) -> Call[sysctl.xen_sysctl_physinfo]:
 
 def getdomaininfolist(
     area: ArgumentArea, first_domid: int, max_domains: int
-) -> Call[list[abi.xen_domctl_getdomaininfo]]:
+) -> Pending[list[abi.xen_domctl_getdomaininfo]]:
     """State and memory of up to `max_domains` domains from `first_domid` on. Raises ArgumentsFull if they do
     not fit.
     """

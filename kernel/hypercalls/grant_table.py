@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from hypervisor.abi import grant_table as abi
 from hypervisor.abi.xen import DOMID_SELF, HYPERVISOR_grant_table_op
 from kernel.hypercalls.arguments import ArgumentArea
-from kernel.hypercalls.call import Call, nothing
+from kernel.hypercalls.call import Pending, nothing
 
 _OP: Final = HYPERVISOR_grant_table_op
 
@@ -52,7 +52,7 @@ class CopyOp(NamedTuple):
     length: int
 
 
-def query_size(area: ArgumentArea, domid: int = DOMID_SELF) -> Call[tuple[int, TableSize]]:
+def query_size(area: ArgumentArea, domid: int = DOMID_SELF) -> Pending[tuple[int, TableSize]]:
     """Status, and how large a domain's grant table is."""
     slot = area.put(abi.gnttab_query_size(dom=domid))
     args = (abi.GNTTABOP_query_size, slot.address, 1)
@@ -61,12 +61,12 @@ def query_size(area: ArgumentArea, domid: int = DOMID_SELF) -> Call[tuple[int, T
         found = slot.get()
         return found.status, TableSize(found.nr_frames, found.max_nr_frames)
 
-    return Call("GNTTABOP_query_size", _OP, args, decode, slot.value)
+    return Pending("GNTTABOP_query_size", _OP, args, decode, slot.value)
 
 
 def map_refs(
     area: ArgumentArea, domid: int, references: Sequence[int], addresses: Sequence[int], flags: int
-) -> Call[list[MapResult]]:
+) -> Pending[list[MapResult]]:
     """Map pages that `domid` granted to us at guest-physical `addresses`."""
     count = len(references)
     rows = [MAP.pack(host, flags, ref, domid, 0, 0, 0) for host, ref in zip(addresses, references)]
@@ -76,10 +76,10 @@ def map_refs(
     def decode(_result: int) -> list[MapResult]:
         return [MapResult(row[4], row[5]) for row in area.rows(MAP, offset, count)]
 
-    return Call("GNTTABOP_map_grant_ref", _OP, args, decode, (domid, references))
+    return Pending("GNTTABOP_map_grant_ref", _OP, args, decode, (domid, references))
 
 
-def unmap_refs(area: ArgumentArea, handles: Sequence[int], addresses: Sequence[int]) -> Call[list[int]]:
+def unmap_refs(area: ArgumentArea, handles: Sequence[int], addresses: Sequence[int]) -> Pending[list[int]]:
     """Undo mappings; returns a status for each."""
     count = len(handles)
     offset = area.put_bytes(
@@ -90,10 +90,10 @@ def unmap_refs(area: ArgumentArea, handles: Sequence[int], addresses: Sequence[i
     def decode(_result: int) -> list[int]:
         return [row[3] for row in area.rows(UNMAP, offset, count)]
 
-    return Call("GNTTABOP_unmap_grant_ref", _OP, args, decode, handles)
+    return Pending("GNTTABOP_unmap_grant_ref", _OP, args, decode, handles)
 
 
-def copy(area: ArgumentArea, operations: Sequence[CopyOp]) -> Call[list[int]]:
+def copy(area: ArgumentArea, operations: Sequence[CopyOp]) -> Pending[list[int]]:
     """Let the hypervisor copy bytes from and to granted pages; returns a status for each."""
     count = len(operations)
     offset = area.put_bytes(b"".join(map(_pack_copy, operations)))
@@ -102,7 +102,7 @@ def copy(area: ArgumentArea, operations: Sequence[CopyOp]) -> Call[list[int]]:
     def decode(_result: int) -> list[int]:
         return [row[-1] for row in area.rows(COPY, offset, count)]
 
-    return Call("GNTTABOP_copy", _OP, args, decode, operations)
+    return Pending("GNTTABOP_copy", _OP, args, decode, operations)
 
 
 def _pack_copy(operation: CopyOp) -> bytes:
@@ -123,14 +123,16 @@ def _pack_copy(operation: CopyOp) -> bytes:
     )
 
 
-def get_version(area: ArgumentArea, domid: int = DOMID_SELF) -> Call[int]:
+def get_version(area: ArgumentArea, domid: int = DOMID_SELF) -> Pending[int]:
     """The version of a domain's grant table layout."""
     slot = area.put(abi.gnttab_get_version(dom=domid))
     args = (abi.GNTTABOP_get_version, slot.address, 1)
-    return Call("GNTTABOP_get_version", _OP, args, lambda _: slot.get().version, slot.value)
+    return Pending("GNTTABOP_get_version", _OP, args, lambda _: slot.get().version, slot.value)
 
 
-def set_version(area: ArgumentArea, version: int) -> Call[None]:
+def set_version(area: ArgumentArea, version: int) -> Pending[None]:
     """Choose the layout of our grant table."""
     slot = area.put(abi.gnttab_set_version(version=version))
-    return Call("GNTTABOP_set_version", _OP, (abi.GNTTABOP_set_version, slot.address, 1), nothing, slot.value)
+    return Pending(
+        "GNTTABOP_set_version", _OP, (abi.GNTTABOP_set_version, slot.address, 1), nothing, slot.value
+    )

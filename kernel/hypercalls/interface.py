@@ -11,7 +11,7 @@ from hypervisor.abi.xen import HYPERVISOR_event_channel_op
 from kernel.hypercalls import control, event_channel, grant_table, machine, memory
 from kernel.hypercalls.arguments import ArgumentArea
 from kernel.hypercalls.batch import BATCH_PAGES, Batch
-from kernel.hypercalls.call import Call
+from kernel.hypercalls.call import Pending
 from kernel.hypercalls.errors import refusal
 from kernel.pages import PageAllocator
 from kernel.platform import Platform
@@ -25,13 +25,18 @@ _SEND_BYTES: Final = 8
 
 
 def single(
-    build: Callable[Concatenate[ArgumentArea, P], Call[T]],
+    build: Callable[Concatenate[ArgumentArea, P], Pending[T]],
 ) -> Callable[Concatenate["Hypercalls", P], T]:
     """The method that makes the call which `build` lays out."""
 
     def make(self: "Hypercalls", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self.area.clear()
-        return self.make(build(self.area, *args, **kwargs))
+        area = self.area
+        area.clear()
+        call = build(area, *args, **kwargs)
+        result = self._hypercall(call.number, *call.args)
+        if result < 0:
+            raise refusal(call.name, result, call.arguments)
+        return call.decode(result)
 
     make.__doc__ = build.__doc__
     return make
@@ -46,13 +51,6 @@ class Hypercalls:
         self._idle: list[Batch] = []
         self.area = ArgumentArea(pages.allocate(ARGUMENT_PAGES), reserved=_SEND_BYTES)
         self._send_word = self.area.view[:4].cast("I")
-
-    def make(self, call: Call[T]) -> T:
-        """Make one call that was laid out in `area`."""
-        result = self._hypercall(call.number, *call.args)
-        if result < 0:
-            raise refusal(call.name, result, call.arguments)
-        return call.decode(result)
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:

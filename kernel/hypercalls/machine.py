@@ -15,68 +15,70 @@ from hypervisor.abi.xen import (
     HYPERVISOR_xen_version,
 )
 from kernel.hypercalls.arguments import ArgumentArea
-from kernel.hypercalls.call import Call, itself, nothing
+from kernel.hypercalls.call import Pending, itself, nothing
 
 _VERSION_BITS: Final = 16
 
 
-def sched_yield(_area: ArgumentArea) -> Call[None]:
+def sched_yield(_area: ArgumentArea) -> Pending[None]:
     """Let other vCPUs run first."""
-    return Call("SCHEDOP_yield", HYPERVISOR_sched_op, (sched.SCHEDOP_yield, 0), nothing, None)
+    return Pending("SCHEDOP_yield", HYPERVISOR_sched_op, (sched.SCHEDOP_yield, 0), nothing, None)
 
 
-def sched_shutdown(area: ArgumentArea, reason: int) -> Call[None]:
+def sched_shutdown(area: ArgumentArea, reason: int) -> Pending[None]:
     """End this domain for a SHUTDOWN_* reason."""
     value = sched.sched_shutdown(reason=reason)
-    args = (sched.SCHEDOP_shutdown, area.put(value).address)
-    return Call("SCHEDOP_shutdown", HYPERVISOR_sched_op, args, nothing, value)
+    args = (sched.SCHEDOP_shutdown, area.place(value))
+    return Pending("SCHEDOP_shutdown", HYPERVISOR_sched_op, args, nothing, value)
 
 
-def sched_remote_shutdown(area: ArgumentArea, domid: int, reason: int) -> Call[None]:
+def sched_remote_shutdown(area: ArgumentArea, domid: int, reason: int) -> Pending[None]:
     """Declare another domain shut down."""
     value = sched.sched_remote_shutdown(domain_id=domid, reason=reason)
-    args = (sched.SCHEDOP_remote_shutdown, area.put(value).address)
-    return Call("SCHEDOP_remote_shutdown", HYPERVISOR_sched_op, args, nothing, value)
+    args = (sched.SCHEDOP_remote_shutdown, area.place(value))
+    return Pending("SCHEDOP_remote_shutdown", HYPERVISOR_sched_op, args, nothing, value)
 
 
-def set_timer(_area: ArgumentArea, deadline_ns: int) -> Call[None]:
+def set_timer(_area: ArgumentArea, deadline_ns: int) -> Pending[None]:
     """Raise VIRQ_TIMER at this system time; 0 for never."""
-    return Call("set_timer_op", HYPERVISOR_set_timer_op, (deadline_ns,), nothing, deadline_ns)
+    return Pending("set_timer_op", HYPERVISOR_set_timer_op, (deadline_ns,), nothing, deadline_ns)
 
 
-def xen_version(_area: ArgumentArea) -> Call[tuple[int, int]]:
+def xen_version(_area: ArgumentArea) -> Pending[tuple[int, int]]:
     """Xen's major and minor version."""
 
     def decode(result: int) -> tuple[int, int]:
         return result >> _VERSION_BITS, result & ((1 << _VERSION_BITS) - 1)
 
-    return Call("XENVER_version", HYPERVISOR_xen_version, (version.XENVER_version, 0), decode, None)
+    return Pending("XENVER_version", HYPERVISOR_xen_version, (version.XENVER_version, 0), decode, None)
 
 
-def get_features(area: ArgumentArea, submap: int = 0) -> Call[int]:
+def get_features(area: ArgumentArea, submap: int = 0) -> Pending[int]:
     """The bits XENFEAT_* of one submap."""
     slot = area.put(version.xen_feature_info(submap_idx=submap))
     args = (version.XENVER_get_features, slot.address)
-    return Call("XENVER_get_features", HYPERVISOR_xen_version, args, lambda _: slot.get().submap, slot.value)
+    return Pending(
+        "XENVER_get_features", HYPERVISOR_xen_version, args, lambda _: slot.get().submap, slot.value
+    )
 
 
-def console_write(area: ArgumentArea, data: bytes) -> Call[int]:
+def console_write(area: ArgumentArea, data: bytes) -> Pending[int]:
     """Write to the hypervisor's own console."""
     address = area.address + area.put_bytes(data)
-    return Call(
+    return Pending(
         "CONSOLEIO_write", HYPERVISOR_console_io, (CONSOLEIO_write, len(data), address), itself, len(data)
     )
 
 
-def hvm_get_param(area: ArgumentArea, index: int, domid: int = DOMID_SELF) -> Call[int]:
+def hvm_get_param(area: ArgumentArea, index: int, domid: int = DOMID_SELF) -> Pending[int]:
     """The value of an HVM_PARAM_*."""
     slot = area.put(hvm_op.xen_hvm_param(domid=domid, index=index))
     args = (hvm_op.HVMOP_get_param, slot.address)
-    return Call("HVMOP_get_param", HYPERVISOR_hvm_op, args, lambda _: slot.get().value, slot.value)
+    return Pending("HVMOP_get_param", HYPERVISOR_hvm_op, args, lambda _: slot.get().value, slot.value)
 
 
-def hvm_set_param(area: ArgumentArea, index: int, value: int, domid: int = DOMID_SELF) -> Call[None]:
+def hvm_set_param(area: ArgumentArea, index: int, value: int, domid: int = DOMID_SELF) -> Pending[None]:
     """Set an HVM_PARAM_*."""
     param = hvm_op.xen_hvm_param(domid=domid, index=index, value=value)
-    args = (hvm_op.HVMOP_set_param, area.put(param).address)
-    return Call("HVMOP_set_param", HYPERVISOR_hvm_op, args, nothing, param)
+    args = (hvm_op.HVMOP_set_param, area.place(param))
+    return Pending("HVMOP_set_param", HYPERVISOR_hvm_op, args, nothing, param)
