@@ -48,10 +48,11 @@ class ArgumentArea:
     left alone.
     """
 
-    __slots__ = ("_next", "_reserved", "address", "size", "view")
+    __slots__ = ("_next", "_reserved", "_words", "address", "size", "view")
 
     def __init__(self, pages: Pages, *, reserved: int = 0) -> None:
         self.view = pages.view
+        self._words = pages.view.cast("I")
         self.address = pages.pfn << PAGE_SHIFT
         self.size = len(pages.view)
         self._reserved = self._next = reserved
@@ -90,6 +91,15 @@ class ArgumentArea:
             raise ArgumentsFull(len(data), self.size - offset)
         self.view[offset:end] = data
         self._next = end + -end % _ALIGNMENT
+        return self.address + offset
+
+    def place_word(self, value: int) -> int:
+        """Put one 32-bit word that is only read by Xen; returns its address."""
+        offset = self._next
+        if offset >= self.size:
+            raise ArgumentsFull(4, self.size - offset)
+        self._words[offset >> 2] = value
+        self._next = offset + _ALIGNMENT
         return self.address + offset
 
     def put_bytes(self, data: bytes) -> int:

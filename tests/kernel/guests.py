@@ -197,7 +197,9 @@ async def _boot_dom0(
 ) -> None:
     def info(domid: int) -> DomainInfo | None:
         found = domain.machine.domains.get(domid)
-        return found and DomainInfo(shutdown=found.shutdown_reason is not None, dying=found.is_dying)
+        if found is None:
+            return None
+        return DomainInfo(shutdown=found.shutdown_reason is not None, dying=found.is_dying)
 
     async def serve(kernel: Kernel) -> None:
         rings = KernelRings(kernel.memory, kernel.grants, kernel.events)

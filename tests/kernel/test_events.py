@@ -56,7 +56,7 @@ def test_ports_over_all_words_are_delivered_in_one_pass(pair: tuple[BareKernel, 
     heard: list[int] = []
     ends = [connect(first, second) for _ in range(200)]
     for number, (_, theirs) in enumerate(ends):
-        theirs.on_event = lambda number=number: heard.append(number)  # type: ignore[misc]
+        theirs.on_event = lambda number=number: heard.append(number)
     for ours, _ in ends[::3]:
         ours.notify()
     assert second.events.dispatch() == len(ends[::3])

@@ -7,7 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernel.errors import KernelMisuse
-from kernel.parking import Broadcast, Latch, Waiter, in_trio, waiter_factory
+from kernel.parking import Broadcast, Latch, NewWaiter, Waiter, in_trio, waiter_factory
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def test_a_cancelled_wait_ends_and_the_answer_goes_nowhere(anyio_backend: 
 
 
 async def test_many_waiters_of_one_factory(anyio_backend: str) -> None:
-    new = waiter_factory()
+    new: NewWaiter[int] = waiter_factory()
     waiters: list[Waiter[int]] = [new() for _ in range(50)]
     answers: list[int] = []
 

@@ -68,6 +68,19 @@ def test_any_number_of_entries_leaves_in_full_multicalls(count: int) -> None:
     assert [port.result() for port in ports] == list(range(1, count + 1))
 
 
+def test_notifications_alone_fill_a_multicall(kernel: BareKernel) -> None:
+    port = kernel.hypercalls.evtchn_bind_ipi()
+    with kernel.hypercalls.batch() as batch:
+        kernel.platform.calls.clear()
+        sent = [batch.evtchn_send(port) for _ in range(CAPACITY)]
+        wrong = batch.evtchn_send(999)
+    assert kernel.platform.calls == [HYPERVISOR_multicall] * 2
+    for pending in sent:
+        pending.result()
+    with pytest.raises(HypercallInvalid, match="EVTCHNOP_send: EINVAL for 999"):
+        wrong.result()
+
+
 def test_arguments_that_fill_the_pages_leave_early(kernel: BareKernel) -> None:
     text = bytes(5000)
     with kernel.hypercalls.batch() as batch:

@@ -21,7 +21,6 @@ from kernel.hypercalls import (
     HypercallNotPermitted,
     Hypercalls,
 )
-from kernel.hypercalls.call import Call
 from kernel.hypercalls.errors import refusal
 from tests.kernel.guests import BareKernel, bare_machine
 
@@ -44,7 +43,7 @@ def guest(dom0: BareKernel, machine: Machine) -> BareKernel:
 
 
 def operations(cls: type) -> set[str]:
-    own = {"add", "send", "forget", "batch", "make"}
+    own = {"enter", "send", "forget", "batch"}
     return {name for name, _ in inspect.getmembers(cls, inspect.isfunction) if name[0] != "_"} - own
 
 
@@ -179,11 +178,6 @@ def test_arguments_that_do_not_fit_are_refused_before_the_call(guest: BareKernel
     assert caught.value.wanted == 1 << 20
     assert len(guest.platform.calls) == calls
     guest.hypercalls.console_write(b"fits")
-
-
-def test_a_call_can_be_laid_out_by_hand(guest: BareKernel) -> None:
-    call = Call("XENVER_version", 17, (0, 0), lambda result: result, None)
-    assert guest.hypercalls.make(call) >> 16 == 4
 
 
 def test_grant_frames_are_mapped_once(guest: BareKernel) -> None:

@@ -40,6 +40,10 @@ def announce_error(daemon: Scripted) -> None:
     daemon.notify()
 
 
+def send(daemon: Scripted, data: bytes) -> None:
+    daemon.send(data)
+
+
 VIOLATIONS: dict[str, Callable[[Scripted], None]] = {
     "a reply to nothing": lambda d: d.reply(XS_READ, 77),
     "a reply to request 0": lambda d: d.reply(XS_READ, 0),
@@ -48,8 +52,8 @@ VIOLATIONS: dict[str, Callable[[Scripted], None]] = {
     "an unheard-of kind": lambda d: d.reply(4711, 1),
     "an event without a token": lambda d: d.reply(XS_WATCH_EVENT, 0, b"path\0"),
     "an event without anything": lambda d: d.reply(XS_WATCH_EVENT, 0, b""),
-    "a length of 4097": lambda d: d.send(struct.pack("<4I", XS_READ, 1, 0, 4097)) and None,
-    "a length of 2**32-1": lambda d: d.send(struct.pack("<4I", XS_READ, 1, 0, 0xFFFFFFFF)) and None,
+    "a length of 4097": lambda d: send(d, struct.pack("<4I", XS_READ, 1, 0, 4097)),
+    "a length of 2**32-1": lambda d: send(d, struct.pack("<4I", XS_READ, 1, 0, 0xFFFFFFFF)),
     "a producer beyond the ring": corrupt("rsp_prod", 1025),
     "a consumer that runs ahead": corrupt("rsp_cons", 1),
     "an error word": announce_error,
