@@ -177,6 +177,8 @@ class RunningMachine:
             await self._finished.wait()
             for guest in reversed(list(self.guests)):
                 await guest.clear_away()
+            for domid in reversed(self.services.toolstack.domids):
+                await self.services.toolstack.destroy(domid)
             return 0
 
         async with self.host.running(self.core):

@@ -24,6 +24,7 @@ REMOVAL_TIMEOUT_S: Final = 10.0
 Device = tuple[str, int]
 """Kind and number, such as ("vbd", 51712)."""
 
+_INITIALISING: Final = str(int(XenbusState.Initialising))
 _CLOSING: Final = str(int(XenbusState.Closing))
 _CLOSED: Final = str(int(XenbusState.Closed))
 
@@ -59,16 +60,25 @@ class Devices:
             raise
 
     async def detach(self, domid: int, device: Device) -> bool:
-        """Asks both drivers to close, then removes the device; False if they did not close in time."""
+        """Asks both drivers to close, then removes the device; False if they did not close in time.
+
+        Where the guest has no driver for it nobody could be asked: its folder goes at once.
+        """
         paths = self._known[domid][device]
 
-        async def ask(transaction: Transaction) -> None:
+        async def ask(transaction: Transaction) -> bool:
+            (state,) = await transaction.read_many([f"{paths.frontend}/state"])
+            if state in (None, _INITIALISING):
+                return False
             if await transaction.exists(paths.backend):
                 await transaction.write(f"{paths.backend}/online", "0")
                 await transaction.write(f"{paths.backend}/state", _CLOSING)
+            return True
 
-        await self._store.transact(ask)
-        closed = await self._closed(paths)
+        if await self._store.transact(ask):
+            closed = await self._closed(paths)
+        else:
+            closed = await self._withdraw(paths)
         await self._remove(domid, device, paths)
         return closed
 
@@ -82,8 +92,8 @@ class Devices:
         for device, paths in devices:
             await self._remove(domid, device, paths)
 
-    async def _withdraw(self, paths: DevicePaths) -> None:
-        """The frontend's folder goes first: its backend sees that nobody is left."""
+    async def _withdraw(self, paths: DevicePaths) -> bool:
+        """The frontend's folder goes first: its backend sees that nobody is left. Whether it closed in time."""
 
         async def withdraw(transaction: Transaction) -> None:
             await remove_tree(transaction, paths.frontend)
@@ -91,7 +101,7 @@ class Devices:
                 await transaction.write(f"{paths.backend}/online", "0")
 
         await self._store.transact(withdraw)
-        await self._closed(paths)
+        return await self._closed(paths)
 
     async def _closed(self, paths: DevicePaths) -> bool:
         """Whether the backend has closed, or is gone, in time."""

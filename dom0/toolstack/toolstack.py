@@ -81,6 +81,11 @@ class Toolstack:
         self.devices = Devices(kernel.store)
         self.endings = Endings(kernel)
 
+    @property
+    def domids(self) -> list[int]:
+        """The domains that it has created and not destroyed, the oldest first."""
+        return list(self._uuids)
+
     async def run(self) -> None:
         """Notices domains that end. Runs until it is cancelled."""
         await self.endings.run()
