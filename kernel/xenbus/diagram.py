@@ -1,6 +1,5 @@
-"""The handshake's table as a page of documentation: `python -m kernel.xenbus.diagram > docs/xenbus.md`."""
+"""The handshake's table as a page of documentation, docs/xenbus.md."""
 
-import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,15 +9,13 @@ from kernel.xenbus.table import TRANSITIONS, Action, Event
 _HEAD: Final = """\
 # The XenBus handshake
 
-               This page is made from the table in `kernel/xenbus/table.py` by `python -m
-               kernel.xenbus.diagram`; a test holds it so.
+This page is made from the table in `kernel/xenbus/table.py` by `make docs`; a test holds it so.
 
-               Each end of a split device has a `state` node, which it writes and the other end watches
-               (`public/io/xenbus.h`). An end reacts to the other's state as it reads it, and to what happens
-               at its own end, by one step of this table: it acts, then enters the next state and writes it
-               down. A pair of state and event that is not listed here is an error; `stays` lists what changes
-               nothing. In the diagrams, `[*]` is the end of a device whose nodes are gone.
-               """
+Each end of a split device has a `state` node, which it writes and the other end watches (`public/io/xenbus.h`).
+An end reacts to the other's state as it reads it, and to what happens at its own end, by one step of this table:
+it acts, then enters the next state and writes it down. A pair of state and event that is not listed here is an
+error; `stays` lists what changes nothing. In the diagrams, `[*]` is the end of a device whose nodes are gone.
+"""
 
 Row = tuple[XenbusState, XenbusState, Action, list[Event]]
 
@@ -78,7 +75,3 @@ def _label(action: Action, events: list[Event]) -> str:
     """Text of an arrow. Mermaid takes a colon for its own."""
     what = " or ".join(event.value.replace(":", "") for event in events)
     return what if action is Action.NONE else f"{what} / {action.value}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

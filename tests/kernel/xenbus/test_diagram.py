@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "xenbus.md"
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == document(), "run: python -m kernel.xenbus.diagram > docs/xenbus.md"
+    assert PAGE.read_text() == document(), "run: make docs"
 
 
 def test_every_transition_is_shown() -> None:
