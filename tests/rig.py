@@ -45,10 +45,16 @@ class Guest:
     kernel: Kernel
     finish: anyio.Event = field(default_factory=anyio.Event)
 
+    killed: bool = False
+
     @property
     def domid(self) -> int:
         """Its number."""
         return self.domain.domid
+
+    def kill(self) -> None:
+        """Do not let it shut down: it is destroyed as it is when the context ends."""
+        self.killed = True
 
 
 @dataclass
@@ -82,9 +88,10 @@ class Rig:
             guest = await receive.receive()
             try:
                 yield guest
-                guest.finish.set()
-                with anyio.fail_after(20):
-                    await execution.finished.wait()
+                if not guest.killed:
+                    guest.finish.set()
+                    with anyio.fail_after(20):
+                        await execution.finished.wait()
             finally:
                 with anyio.CancelScope(shield=True):
                     await toolstack.destroy(domid)

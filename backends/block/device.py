@@ -35,7 +35,7 @@ class RingNotGranted(Exception):
 
 
 class BlockDevice:
-    """Serves one device. disk: its store, while it is open. queue: its ring, while it is connected.
+    """Serves one device, `device`. disk: its store, while it is open. queue: its ring, while it is connected.
 
     stats, ring_stats: totals over all connections. violation: how the frontend broke its ring, if it did.
     """
@@ -44,7 +44,7 @@ class BlockDevice:
         self, kernel: Kernel, device: BackendDevice, open_store: OpenStore, budget: PageBudget
     ) -> None:
         self._kernel = kernel
-        self._device = device
+        self.device = device
         self._open_store = open_store
         self._budget = budget
         self.setup = SetupKeys.read(device.path, device.keys)
@@ -70,8 +70,8 @@ class BlockDevice:
         PeerViolation.
         """
         assert self.disk is not None  # features came before
-        keys = FrontendKeys.read(self._device.peer_path, frontend_keys)
-        domid = self._device.frontend_domid
+        keys = FrontendKeys.read(self.device.peer_path, frontend_keys)
+        domid = self.device.frontend_domid
         ring = BackRing.attach(self._map_ring(domid, keys.ring_refs), blkif.REQUEST_SLOT_SIZE)
         self._port = self._kernel.events.bind_interdomain(domid, keys.event_channel)
         pages = GrantedPages(self._kernel.grants, domid, self._budget, persistent=keys.persistent)
@@ -114,7 +114,7 @@ class BlockDevice:
         """
         if self.disk is None or not await self.disk.refresh():
             return False
-        await self._device.update(sized(self.disk))
+        await self.device.update(sized(self.disk))
         return True
 
     def _map_ring(self, domid: int, refs: tuple[int, ...]) -> list[memoryview]:
@@ -122,7 +122,7 @@ class BlockDevice:
         self._ring_pages = [mapping for mapping in mapped if isinstance(mapping, Mapping)]
         errors = [error for error in mapped if isinstance(error, GrantError)]
         if errors:
-            raise RingNotGranted(self._device.peer_path, errors)
+            raise RingNotGranted(self.device.peer_path, errors)
         return [mapping.page for mapping in self._ring_pages]
 
     def _broken(self, error: Exception) -> None:
@@ -130,7 +130,7 @@ class BlockDevice:
         if isinstance(error, PeerViolation):
             self.violation = error
         self.stats.error("ring broken", str(error))
-        self._device.fail(error)
+        self.device.fail(error)
 
     async def _say(self, key: str, value: str) -> None:
-        await self._kernel.store.write(f"{self._device.path}/{key}", value)
+        await self._kernel.store.write(f"{self.device.path}/{key}", value)

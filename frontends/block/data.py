@@ -114,6 +114,11 @@ class DiskData(DiskCalls):
             raise NotSupported(self.name, blkif.BLKIF_OP_DISCARD, sector)
         await self._command(blkif.BLKIF_OP_DISCARD, packed_discard(sector, count, secure=secure))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no request is without its answer."""
+        return self._queue.is_settled
+
     async def settled(self) -> None:
         """Waits until every request has its answer, those of cancelled calls included."""
         await self._queue.settled()

@@ -19,6 +19,7 @@ call that is cancelled may still be carried out; memory that was handed to it be
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import anyio
 
@@ -35,6 +36,9 @@ from kernel.kernel import Kernel
 from kernel.parking import Broadcast, NewWaiter, waiter_factory
 from kernel.xenbus.drivers import ClosedByPeer, DeviceClosed, PeerGone
 from kernel.xenbus.frontend import FrontendDevice
+from kernel.xenbus.states import XenbusState
+
+LET_GO_SECONDS: Final = 5.0
 
 __all__ = ["SECTOR_BYTES", "Disk", "DiskOptions", "disk_name"]
 
@@ -133,12 +137,23 @@ class Disk(DiskData):
     # The end, and beginning anew
 
     async def close(self) -> None:
-        """Waits for all answers, then closes the disk and its pages. Returns when the backend has been
-        told.
+        """Waits for all answers, closes the disk, and waits, for LET_GO_SECONDS at the most, until the backend
+        has closed, too, and with it let go of the pages.
         """
         await self._queue.settled()
         self.device.close()
         await self.device.wait_closed()
+        with self._kernel.clock.timeout(LET_GO_SECONDS):
+            await self._peer_closed()
+
+    async def _peer_closed(self) -> None:
+        path = f"{self.device.peer_path}/state"
+        async with self._kernel.store.watch(path) as watch:
+            while True:
+                await watch.batch()
+                state = (await self._kernel.store.read_many([path]))[0]
+                if state is None or state == str(int(XenbusState.Closed)):
+                    return
 
     async def reopen(self) -> None:
         """Connects a closed disk again. Raises DeviceClosed if it cannot be."""

@@ -1,0 +1,295 @@
+"""Disks come and go: what XenStore says of them, closing from either side, coming back, and dying."""
+
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from pydantic import ByteSize
+
+from backends.block.memory import MemoryStoreConfig
+from dom0.toolstack.toolstack import DiskConfig
+from frontends.block.disk import Disk, DiskOptions
+from frontends.block.errors import RequestFailed
+from kernel.xenbus.drivers import ClosedByPeer, ClosedByUs, DeviceClosed
+from kernel.xenbus.states import XenbusState
+from tests.backends.block.stores import GatedStore
+from tests.rig import MIB, Guest, Rig, file_disk, memory_disk, running_rig
+
+XVDA = 51712
+RECORDED = Path(__file__).parent.parent / "data" / "xenstore-domU-2disks.txt"
+
+pytestmark = pytest.mark.anyio
+
+
+def store_disk(name: str) -> DiskConfig:
+    """A disk on one of the stores that tests control."""
+    config = MemoryStoreConfig(size=ByteSize(MIB))
+    return DiskConfig("xvda", f"tests.backends.block.stores:{name}", config)
+
+
+def recorded(folder: str) -> dict[str, str]:
+    """Nodes of a folder in the recording of a real Xen."""
+    found = {}
+    for line in RECORDED.read_text().splitlines():
+        path, _, rest = line.partition(" = ")
+        if path.startswith(folder + "/"):
+            found[path.removeprefix(folder + "/")] = rest.split('"')[1]
+    return found
+
+
+async def folder(rig: Rig, path: str) -> dict[str, str]:
+    """Nodes of a folder in the store."""
+    store = rig.services.kernel.store
+    names = await store.directory(path)
+    values = await store.read_many([f"{path}/{name}" for name in names])
+    return {name: value or "" for name, value in zip(names, values)}
+
+
+def nothing_left(rig: Rig) -> None:
+    """Only dom0 lives, and the core's books agree."""
+    assert list(rig.machine.domains) == [0]
+    assert rig.machine.audit() == []
+
+
+async def test_the_store_says_what_a_real_xen_says(tmp_path: Path) -> None:
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([file_disk(tmp_path / "a.img", size=64 * MIB)]) as guest,
+    ):
+        await Disk.open(guest.kernel, XVDA, DiskOptions(ring_page_order=0))
+        back = await folder(rig, f"/local/domain/0/backend/vbd/{guest.domid}/{XVDA}")
+        theirs = recorded(f"/local/domain/0/backend/vbd/1/{XVDA}")
+        # Of the hotplug script, and of the block device that it sets up.
+        not_ours = {"script", "physical-device", "physical-device-path"}
+        assert theirs.keys() - back.keys() <= not_ours
+        assert back.keys() <= theirs.keys()
+        other = {"params", "type", "frontend", "frontend-id"}
+        assert {key: back[key] for key in back.keys() - other} == {
+            key: theirs[key] for key in back.keys() - other
+        }
+        front = await folder(rig, f"/local/domain/{guest.domid}/device/vbd/{XVDA}")
+        theirs = recorded(f"/local/domain/1/device/vbd/{XVDA}")
+        assert front.keys() == theirs.keys()
+        same = ("state", "protocol", "feature-persistent", "backend-id", "virtual-device", "device-type")
+        assert [front[key] for key in same] == [theirs[key] for key in same]
+
+
+async def test_a_ring_of_several_pages_has_a_key_for_each(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await Disk.open(guest.kernel, XVDA, DiskOptions(ring_page_order=2))
+        front = await folder(rig, f"/local/domain/{guest.domid}/device/vbd/{XVDA}")
+        assert front["ring-page-order"] == "2"
+        assert "ring-ref" not in front
+        assert len({front[f"ring-ref{page}"] for page in range(4)}) == 4
+
+
+async def test_closing_and_opening_again(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([file_disk(tmp_path / "a.img", size=MIB)]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        disk.buffers(10)
+        for turn in range(3):
+            await disk.write(turn, bytes([turn]) * 512)
+            await disk.close()
+            with pytest.raises(ClosedByUs):
+                await disk.read(0, 1)
+            await disk.reopen()
+            assert await disk.read(turn, 1) == bytes([turn]) * 512
+        assert disk.stats.reconnections == 3
+    assert guest.kernel.leaks == []
+    assert guest.kernel.grants.ledger.__len__() == 0
+
+
+async def back_comes_and_goes(rig: Rig, guest: Guest) -> None:
+    """The backend closes the device and offers it again."""
+    driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+    assert driver is not None
+    device = driver.device
+    device.close()
+    await device.wait_closed()
+    device.reopen()
+
+
+async def test_requests_wait_for_a_backend_that_comes_back(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([file_disk(tmp_path / "a.img", size=MIB)]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        buffers = disk.buffers(300)
+        for index, buffer in enumerate(buffers):
+            buffer.view[:] = bytes([index & 0xFF]) * 4096
+
+        async def work(sector: int) -> None:
+            while not disk.stats.reconnections:
+                await disk.write(2000 - sector, bytes([sector]) * 512)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for sector in range(64):
+                    tasks.start_soon(work, sector)
+                tasks.start_soon(back_comes_and_goes, rig, guest)
+                while disk.device.own is XenbusState.Connected:
+                    await anyio.sleep(0)
+                tasks.start_soon(disk.write_many, [(index * 8 % 1600, b) for index, b in enumerate(buffers)])
+        assert disk.stats.reconnections == 1
+        for sector in range(64):
+            assert await disk.read(2000 - sector, 1) == bytes([sector]) * 512
+        for index in range(100, 300):
+            assert (await disk.read(index * 8 % 1600, 8)) == bytes([index & 0xFF]) * 4096
+
+
+async def test_what_was_in_flight_is_sent_again(tmp_path: Path) -> None:
+    """A backend that goes while its store has not answered: nothing is lost, and nobody is told of success early."""
+    async with running_rig(tmp_path) as rig, rig.guest([store_disk("GatedStore")]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        first = GatedStore.last
+        done: list[int] = []
+
+        async def write(sector: int) -> None:
+            await disk.write(sector, bytes([sector]) * 512)
+            done.append(sector)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for sector in range(5):
+                    tasks.start_soon(write, sector)
+                while len(first.begun) < 5:
+                    await anyio.lowlevel.checkpoint()
+                tasks.start_soon(back_comes_and_goes, rig, guest)
+                await anyio.wait_all_tasks_blocked()
+                assert done == []
+                first.gate.set()
+                while GatedStore.last is first:
+                    await anyio.lowlevel.checkpoint()
+                GatedStore.last.gate.set()
+        assert sorted(done) == [0, 1, 2, 3, 4]
+
+
+async def test_without_reconnect_requests_end_with_the_reason(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([store_disk("GatedStore")]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA, DiskOptions(reconnect=False))
+        errors: list[Exception] = []
+
+        async def read() -> None:
+            try:
+                await disk.read(0, 1)
+            except DeviceClosed as error:
+                errors.append(error)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(read)
+                while len(GatedStore.last.begun) < 3:
+                    await anyio.lowlevel.checkpoint()
+                tasks.start_soon(back_comes_and_goes, rig, guest)
+                await anyio.wait_all_tasks_blocked()
+                # The guest closes on its own; its backend lets what is in flight end first.
+                GatedStore.last.gate.set()
+        assert all(isinstance(error, ClosedByPeer) for error in errors)
+
+
+async def test_the_toolstack_takes_a_disk_away(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig:
+        async with rig.guest([memory_disk(MIB), memory_disk(MIB, "xvdb")]) as guest:
+            disk, other = await Disk.open(guest.kernel, XVDA), await Disk.open(guest.kernel, XVDA + 16)
+            await disk.write(0, b"a" * 512)
+            with anyio.fail_after(10):
+                assert await rig.services.toolstack.detach_disk(guest.domid, "xvda")
+                while disk.device.own is not XenbusState.Unknown:
+                    await anyio.lowlevel.checkpoint()
+            with pytest.raises(DeviceClosed):
+                await disk.read(0, 1)
+            await other.write(0, b"b" * 512)
+            assert await other.read(0, 1) == b"b" * 512
+        assert guest.kernel.leaks == []
+
+
+async def test_a_disk_is_added_while_the_guest_runs(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest() as guest:
+        await rig.services.toolstack.attach_disk(guest.domid, memory_disk(MIB, "xvdc"))
+        disk = await Disk.open(guest.kernel, 51744)
+        assert disk.name == "xvdc"
+        await disk.write(0, b"c" * 512)
+
+
+@pytest.mark.parametrize("store", ["GatedStore", "memory"])
+async def test_a_killed_guest_leaves_nothing_behind(tmp_path: Path, store: str) -> None:
+    """Its grants are mapped and its requests in flight when it is destroyed."""
+    config = memory_disk(MIB) if store == "memory" else store_disk(store)
+    async with running_rig(tmp_path) as rig:
+        with anyio.fail_after(5):
+            async with rig.guest([config]) as guest:
+                disk = await Disk.open(guest.kernel, XVDA)
+                if store == "memory":
+                    await disk.write(0, bytes(4096 * 100))
+                else:
+                    guest.kernel.tasks.start_soon(disk.read, 0, 8)
+                    while not GatedStore.last.begun:
+                        await anyio.lowlevel.checkpoint()
+                    GatedStore.last.gate.set()
+                guest.kill()
+        nothing_left(rig)
+        if store == "GatedStore":
+            assert GatedStore.last.closed
+
+
+async def test_connections_come_and_go_quickly(tmp_path: Path) -> None:
+    """Many times, with and without a request between: nothing is left mapped (XSA-350)."""
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        counters = rig.services.kernel
+        for turn in range(50):
+            if turn % 3:
+                await disk.read(turn, 8)
+            await disk.close()
+            await disk.reopen()
+        await disk.close()
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        assert driver.queue is None
+        assert counters.grants is not None
+        assert rig.machine.audit() == []
+    assert guest.kernel.leaks == []
+
+
+async def test_a_cancelled_call_gives_its_pages_back_when_it_is_answered(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([store_disk("GatedStore")]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA, DiskOptions(staged_pages=7))
+        with anyio.move_on_after(0):
+            await disk.read(0, 8)
+        for call in (lambda: disk.read(0, 8), lambda: disk.write(0, bytes(4096)), lambda: disk.read(0, 16)):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(call)
+                    while not GatedStore.last.begun:
+                        await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+            GatedStore.last.begun.clear()
+        assert not disk.is_settled
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(6):
+                    tasks.start_soon(disk.read, 0, 8)  # more than there are pages left
+                await anyio.wait_all_tasks_blocked()
+                GatedStore.last.gate.set()
+            await disk.settled()
+            assert await disk.read(0, 32) == bytes(32 * 512)
+
+
+async def test_a_store_that_fails_fails_its_requests_alone(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([store_disk("FailingStore")]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        buffers = disk.buffers(4)
+        for _ in range(2):  # mapped for the request at first, persistently then
+            for sector in (0, 8):
+                with pytest.raises(RequestFailed) as failed:
+                    await disk.read(sector, 8)
+                assert failed.value.sector == sector
+            with pytest.raises(RequestFailed) as failed:
+                await disk.read_many([(sector, buffer) for sector, buffer in zip((16, 8, 24, 0), buffers)])
+            assert failed.value.sector == 8
+        with pytest.raises(RequestFailed):
+            await disk.flush()
+        assert await disk.read(16, 8) == bytes(4096)
+        (served,) = rig.services.blocks.disks_of(guest.domid)
+        assert served.stats.errors == {"store failed": 5, "store broken": 4}
+        assert disk.stats.errors == 9
