@@ -7,12 +7,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
 DEBIAN_PYTHON = "/usr/bin/python3"
 
 
+@cache
 def available() -> bool:
     """Whether nbdkit with its Python plugin and libnbd's Python client are on this machine."""
     if shutil.which("nbdkit") is None or not os.path.exists(DEBIAN_PYTHON):
