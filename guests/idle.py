@@ -1,5 +1,6 @@
 """Does nothing, on purpose: an upcall now and then is all that an idle domain costs."""
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
 from frontends.console.attach import attached_console
@@ -14,19 +15,23 @@ class Args(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seconds: float | None = Field(
-        default=None, gt=0, description="how long to idle; null: until asked to shut down"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="how long to idle; null: until asked to shut down",
     )
 
 
 async def main(kernel: Kernel, args: Args) -> int:
     """Sleeps on a timer of its domain, or until the toolstack asks for its shutdown."""
-    async with attached_console(kernel) as console:
-        console.write("idle\n")
-        if args.seconds is None:
-            with kernel.shutdown_requested.deferred():
-                command = await kernel.shutdown_requested.wait()
-                console.write(f"asked to {command}\n")
-        else:
-            await kernel.clock.sleep_until(kernel.clock.now_ns() + int(args.seconds * NANOSECONDS))
-        await console.drain()
+    request = kernel.shutdown_requested
+    with request.deferred():
+        async with attached_console(kernel) as console:
+            console.write("idle\n")
+            with anyio.CancelScope() as scope:
+                if args.seconds is not None:
+                    kernel.clock.call_at(
+                        kernel.clock.now_ns() + int(args.seconds * NANOSECONDS), scope.cancel
+                    )
+                console.write(f"asked to {await request.wait()}\n")
     return 0

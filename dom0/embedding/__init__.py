@@ -9,8 +9,16 @@
 On asyncio and on trio, in a test or in a fixture of pytest-asyncio. `domzero launch` runs scenarios on it.
 """
 
-from dom0.embedding.guest import GuestEnd, MachineStopped, RunningGuest
+from dom0.embedding.guest import GuestEnd, MachineStopped, NeverPrinted, RunningGuest
 from dom0.embedding.machine import RunningMachine, running_machine
 from dom0.scenario.model import DiskSpec
 
-__all__ = ["DiskSpec", "GuestEnd", "MachineStopped", "RunningGuest", "RunningMachine", "running_machine"]
+__all__ = [
+    "DiskSpec",
+    "GuestEnd",
+    "MachineStopped",
+    "NeverPrinted",
+    "RunningGuest",
+    "RunningMachine",
+    "running_machine",
+]

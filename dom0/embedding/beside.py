@@ -36,13 +36,15 @@ async def beside(service: Service, stop: Callable[[], None]) -> AsyncIterator[No
         finally:
             up.set()
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with _nursery(run) if in_trio() else _own_task(run):
         try:
             await up.wait()
             if not errors:
                 yield
-        except Exception as error:
+        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+            raise
+        except BaseException as error:  # a test that is skipped or fails, above all
             failure = error
         finally:
             stop()

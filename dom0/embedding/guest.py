@@ -1,5 +1,6 @@
 """A guest of a running machine, from its creation to what is left to say of it."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from pydantic import ByteSize
 
+from backends.console.errors import NoConsole
 from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.domain import Domain
@@ -17,6 +19,9 @@ from kernel.program import run_program
 if TYPE_CHECKING:
     from dom0.embedding.machine import RunningMachine
     from dom0.scenario.model import DiskSpec
+
+SEARCHED_CHARACTERS: Final = 1 << 16
+SHOWN_CHARACTERS: Final = 1000
 
 SHUTDOWN_PATIENCE_S: Final = 5.0
 """How long a guest may take to shut down when it is asked to, before it is destroyed."""
@@ -31,6 +36,16 @@ class MachineStopped(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(f"the machine has stopped: {why}")
         self.why = why
+
+
+class NeverPrinted(Exception):
+    """The guest `name` has ended, or its console was closed, and nothing that it printed matches `pattern`."""
+
+    def __init__(self, name: str, pattern: str, printed: str) -> None:
+        super().__init__(f"{name} has never printed {pattern!r}; the end of what it printed is {printed!r}")
+        self.name = name
+        self.pattern = pattern
+        self.printed = printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,24 @@ class RunningGuest:
     def console(self) -> str:
         """What it has printed on its console so far, as far as the log keeps it."""
         return self._machine.services.consoles.output(self.domid)
+
+    async def printed(self, pattern: str) -> re.Match[str]:
+        """Waits until its console shows `pattern`, a regular expression (`^` and `$` at every line).
+
+        Looks at the last few KiB of what was printed before, and at all that is printed from now on. Raises
+        NeverPrinted if it ends before.
+        """
+        consoles = self._machine.services.consoles
+        with suppress(NoConsole):  # it may have ended already
+            await consoles.add(self.domid)
+        text = ""
+        async with consoles.console(self.domid).attach() as terminal:
+            async for data in terminal:
+                text += data.decode("utf-8", "replace")
+                if found := re.search(pattern, text, re.MULTILINE):
+                    return found
+                text = text[-SEARCHED_CHARACTERS:]
+        raise NeverPrinted(self.name, pattern, text[-SHOWN_CHARACTERS:])
 
     async def wait(self) -> GuestEnd:
         """How it ended, when it has, by whatever way; nothing is left of it then. Raises MachineStopped."""

@@ -309,14 +309,15 @@ async def test_what_is_not_there_cannot_be_changed(tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
         toolstack = machine.services.toolstack
         before = await dumped(machine.store)
-        for refused in (
+        calls: list[Callable[[], Awaitable[None]]] = [
             lambda: toolstack.attach_disk(9, memory_disk()),
             lambda: toolstack.request_shutdown(9),
             lambda: toolstack.request_shutdown(0),
             lambda: toolstack.destroy(0),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(NoSuchGuest):
-                await refused()
+                await call()
         with pytest.raises(NoSuchGuest):
             toolstack.start(9)
         domid = await toolstack.create(domain())
@@ -386,7 +387,7 @@ class Interrupted:
             now = self.transactions == at
             if now and not after:
                 scope.cancel()
-            result = await transact(self._store, *args, **kwargs)  # type: ignore[arg-type]
+            result: object = await transact(self._store, *args, **kwargs)  # type: ignore[arg-type]
             if now:
                 scope.cancel()
             return result
