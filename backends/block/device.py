@@ -22,6 +22,9 @@ from ringbuffers.ring import BackRing
 OpenStore = Callable[[SetupKeys], BlockStore]
 """Makes the store that a device's setup names; does not open it."""
 
+PERSISTENT_PAGES: Final = 2048
+"""How many pages of a frontend that reuses its grants stay mapped, by device."""
+
 HOTPLUG_STATUS: Final = "hotplug-status"
 
 
@@ -74,7 +77,8 @@ class BlockDevice:
         domid = self.device.frontend_domid
         ring = BackRing.attach(self._map_ring(domid, keys.ring_refs), blkif.REQUEST_SLOT_SIZE)
         self._port = self._kernel.events.bind_interdomain(domid, keys.event_channel)
-        pages = GrantedPages(self._kernel.grants, domid, self._budget, persistent=keys.persistent)
+        limit = PERSISTENT_PAGES if keys.persistent else 0
+        pages = GrantedPages(self._kernel.grants, domid, self._budget, limit)
         self.queue = BlockQueue(
             ring,
             pages,

@@ -20,7 +20,6 @@ from kernel.grants import Grants
 from kernel.mapping import GrantError, Mapping
 from ringbuffers.protocols.blkif import SECTOR_SIZE, Segment
 
-DEFAULT_PERSISTENT_PAGES: Final = 2048
 DEFAULT_DOMAIN_PAGES: Final = 8192
 
 FullPage = tuple[memoryview]
@@ -80,15 +79,12 @@ class GrantedPages:
         grants: Grants,
         domid: int,
         budget: PageBudget,
-        *,
-        persistent: bool,
-        limit: int = DEFAULT_PERSISTENT_PAGES,
+        limit: int,
     ) -> None:
         self._grants = grants
         self._domid = domid
         self._budget = budget
-        self._limit = limit if persistent else 0
-        self._persistent = persistent
+        self._limit = limit
         self.recent: dict[int, FullPage] = {}
         self._older: dict[int, FullPage] = {}
         self._mappings: dict[int, Mapping] = {}
@@ -137,7 +133,7 @@ class GrantedPages:
         return page
 
     def _map_missing(self, lease: Lease, missing: Iterable[tuple[int, bool]]) -> None:
-        if self._persistent:
+        if self._limit:
             grefs = list(dict.fromkeys(gref for gref, _ in missing))
             mapped = dict(zip(grefs, self._map(grefs, readonly=False), strict=True))
             for gref, mapping in mapped.items():

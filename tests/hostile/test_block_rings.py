@@ -1,0 +1,310 @@
+"""Frontends that lie about their ring, change what they sent, ring the bell for nothing, or leave in the middle."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from pydantic import ByteSize
+
+from backends.block.memory import MemoryStoreConfig
+from backends.block.pages import PageBudget
+from dom0.toolstack.toolstack import DiskConfig
+from frontends.block.disk import Disk, DiskOptions
+from kernel.xenbus.drivers import DeviceClosed
+from kernel.xenbus.states import XenbusState
+from ringbuffers.errors import PeerViolation
+from ringbuffers.protocols import blkif
+from ringbuffers.slots import REQ_EVENT, RSP_EVENT, RSP_PROD
+from tests.backends.block.stores import GatedStore
+from tests.hostile.block_frontend import SLOT, XVDA, RawFrontend
+from tests.rig import MIB, Guest, Rig, memory_disk, running_rig
+
+OKAY = blkif.BLKIF_RSP_OKAY
+
+pytestmark = pytest.mark.anyio
+
+
+def gated_disk() -> DiskConfig:
+    """A disk whose store waits for the test."""
+    config = MemoryStoreConfig(size=ByteSize(MIB))
+    return DiskConfig("xvda", "tests.backends.block.stores:GatedStore", config)
+
+
+async def begun(count: int) -> None:
+    """The store has begun so many calls."""
+    with anyio.fail_after(5):
+        while len(GatedStore.last.begun) < count:
+            await checkpoint()
+
+
+async def let_go(rig: Rig, guest: Guest, front: RawFrontend) -> None:
+    """Nothing of the guest's is mapped any more."""
+    grants = guest.kernel.grants
+    with anyio.fail_after(5):
+        while any(grants.is_mapped(gref) for gref in front.grefs):
+            await checkpoint()
+    assert rig.machine.audit() == []
+
+
+async def works(disk: Disk) -> None:
+    """A bystander's disk is served."""
+    with anyio.fail_after(5):
+        await disk.write(3, b"still here" * 51 + b"..")
+        assert (await disk.read(3, 1)).startswith(b"still here")
+
+
+@pytest.mark.parametrize("lie", [33, 34, 1 << 31, -1, (1 << 32) - 33, 0x7FFF_FFFF])
+@pytest.mark.parametrize("before", [0, 5], ids=["at once", "after good requests"])
+async def test_a_producer_index_out_of_bounds(tmp_path: Path, lie: int, before: int) -> None:
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        front = RawFrontend(guest.kernel, persistent=True)
+        await front.open()
+        for request_id in range(before):
+            assert await front.status(front.read(request_id)) == OKAY
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        front.publish(before + lie)
+        await front.closed()
+        assert isinstance(driver.violation, PeerViolation)
+        assert driver.violation.what == "req_prod"
+        store = rig.services.kernel.store
+        assert "req_prod" in await store.read(f"error/backend/vbd/{guest.domid}/{XVDA}/error")
+        await let_go(rig, guest, front)
+        await works(disk)
+
+
+async def test_a_producer_index_that_goes_backwards(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        for request_id in range(3):
+            assert await front.status(front.read(request_id)) == OKAY
+        front.publish(2)
+        await front.closed()
+        await let_go(rig, guest, front)
+
+
+async def test_event_indices_may_be_anything(tmp_path: Path) -> None:
+    """They say who wants a bell, and cost at most that."""
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        for index, lie in enumerate((0, 5, 1 << 31, 0xFFFF_FFFF)):
+            front.words[REQ_EVENT] = lie
+            front.words[RSP_EVENT] = lie
+            front.words[RSP_PROD] = lie
+            front.put(front.read(index))
+            with anyio.fail_after(5):
+                while front.rsp_prod != index + 1:
+                    await checkpoint()
+        assert rig.machine.audit() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event-channel": None},
+        {"event-channel": ""},
+        {"event-channel": "-1"},
+        {"event-channel": "0"},
+        {"event-channel": "4095"},
+        {"event-channel": "99999999999999999999"},
+        {"event-channel": "1"},
+        {"ring-ref": None},
+        {"ring-ref": "x"},
+        {"ring-ref": "4294967295"},
+        {"ring-ref": "4294967296"},
+        {"ring-ref": "3"},
+        {"ring-ref": "٣"},
+        {"ring-page-order": "0", "ring-ref": None},
+        {"ring-page-order": "1"},
+        {"ring-page-order": "5"},
+        {"ring-page-order": "63"},
+        {"ring-page-order": "-1"},
+        {"num-ring-pages": "3"},
+        {"num-ring-pages": "32"},
+        {"num-ring-pages": "0"},
+        {"protocol": "x86_32-abi"},
+        {"protocol": "arm-abi"},
+        {"feature-persistent": "2"},
+        {"multi-queue-num-queues": "2"},
+        {"multi-queue-num-queues": "0"},
+    ],
+    ids=str,
+)
+async def test_keys_that_lead_nowhere(tmp_path: Path, changes: dict[str, str | None]) -> None:
+    """The device is refused with the reason in its error node; with right keys it connects afterwards."""
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        front = RawFrontend(guest.kernel)
+        front.changes = changes
+        with pytest.raises(DeviceClosed):
+            await front.open()
+        await front.closed()
+        store = rig.services.kernel.store
+        home = f"backend/vbd/{guest.domid}/{XVDA}"
+        assert await store.read(f"error/{home}/error")
+        assert rig.machine.audit() == []
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        assert (driver.queue, driver.violation) == (None, None)
+
+
+async def test_requests_are_what_they_were_when_they_were_taken(tmp_path: Path) -> None:
+    """A slot, or a list of segments, that changes afterwards changes nothing (XSA-155)."""
+    async with running_rig(tmp_path) as rig, rig.guest([gated_disk()]) as guest:
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        for index in range(16):
+            front.page(index)[:] = bytes([index]) * 4096
+        listed = [blkif.Segment(front.grefs[1], 0, 7)] * 12
+        blkif.pack_indirect_segments(front.page(9), listed)
+        front.put(
+            front.write(1, sector=8, page=3),
+            blkif.IndirectRequest(1, 12, 2, 800, 0, (front.grefs[9],)).pack(),
+        )
+        await begun(2)
+        evil = front.write(99, sector=1600, page=4)
+        front.ring_pages.view[64 : 64 + 2 * SLOT] = evil * 2
+        blkif.pack_indirect_segments(front.page(9), [blkif.Segment(front.grefs[2], 0, 7)] * 12)
+        GatedStore.last.gate.set()
+        answers = await front.answers(2)
+        assert sorted(answer.id for answer in answers) == [1, 2]
+        for sector, expected in ((8, 3), (800, 1), (888, 1), (1600, 0), (0, 0)):
+            assert await front.status(front.read(5, sector=sector, page=7)) == OKAY
+            assert front.page(7) == bytes([expected]) * 4096, sector
+
+
+@pytest.mark.parametrize("state", ["5", "6", "1", "0", "", "7", "nonsense"])
+async def test_leaving_with_requests_in_flight(tmp_path: Path, state: str) -> None:
+    """The frontend's state says so, or its node vanishes; the backend ends what it began and lets go."""
+    async with running_rig(tmp_path) as rig, rig.guest([gated_disk()]) as guest:
+        front = RawFrontend(guest.kernel, persistent=True)
+        await front.open()
+        front.put(*(front.write(index, 8 * index, index) for index in range(10)))
+        await begun(10)
+        store = GatedStore.last
+        path = f"device/vbd/{XVDA}/state"
+        await guest.kernel.store.write(path, state)
+        await anyio.wait_all_tasks_blocked()
+        store.gate.set()
+        if state != "7":
+            with anyio.fail_after(5):
+                while not store.closed:
+                    await guest.kernel.store.write(path, "6")
+                    await checkpoint()
+            await let_go(rig, guest, front)
+        guest.kill()
+    assert list(rig.machine.domains) == [0]
+    assert len(store.ended) == 10
+
+
+async def test_a_frontend_that_never_takes_its_answers(tmp_path: Path) -> None:
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        front.put(*(front.read(index) for index in range(32)))
+        with anyio.fail_after(5):
+            while front.rsp_prod != 32:
+                await checkpoint()
+        await works(disk)
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        assert driver.violation is None
+
+
+async def test_bells_for_nothing(tmp_path: Path) -> None:
+    """A storm of notifications without requests leaves everybody else their turn (XSA-332)."""
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        async with anyio.create_task_group() as tasks:
+
+            async def ring() -> None:
+                while True:
+                    for _ in range(100):
+                        front.port.notify()
+                    await checkpoint()
+
+            tasks.start_soon(ring)
+            for _ in range(50):
+                await works(disk)
+            tasks.cancel_scope.cancel()
+        assert await front.status(front.read(1)) == OKAY
+
+
+async def test_states_at_random(tmp_path: Path) -> None:
+    """A frontend whose state node says this and that, thousands of times: the backend survives and holds nothing."""
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        store = guest.kernel.store
+        states = ["3", "5", "1", "6", "4", "2", "8", "x", "1", "3", "0", "5", "3", "6", "1"]
+        for turn in range(1500):
+            await store.write(f"device/vbd/{XVDA}/state", states[turn * 7 % len(states)])
+        await works(disk)
+        guest.kill()
+    assert list(rig.machine.domains) == [0]
+    assert rig.machine.audit() == []
+
+
+async def test_how_many_pages_stay_mapped_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By device and by domain, whatever a frontend grants; and it is served all the same (XSA-300)."""
+    monkeypatch.setattr("backends.block.backend.PageBudget", lambda: PageBudget(300))
+    monkeypatch.setattr("backends.block.device.PERSISTENT_PAGES", 200)
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(4 * MIB), memory_disk(4 * MIB, "xvdb")]) as guest,
+    ):
+        disks = [
+            await Disk.open(guest.kernel, devid, DiskOptions(ring_page_order=4))
+            for devid in (XVDA, XVDA + 16)
+        ]
+        for _ in range(3):
+            for disk in disks:
+                buffers = disk.buffers(1000)
+                for index, buffer in enumerate(buffers):
+                    buffer.view[:4] = index.to_bytes(4, "little")
+                await disk.write_many([(index * 8, buffer) for index, buffer in enumerate(buffers)])
+                for index in range(0, 1000, 37):
+                    assert (await disk.read(index * 8, 1))[:4] == index.to_bytes(4, "little")
+                drivers = [rig.services.blocks.driver_of(guest.domid, devid) for devid in (XVDA, XVDA + 16)]
+                kept = [driver.queue.pages.persistent_pages for driver in drivers if driver and driver.queue]
+                assert max(kept) <= 200
+                assert sum(kept) <= 300
+                disk.release(buffers)
+        assert rig.machine.audit() == []
+    assert guest.kernel.leaks == []
+
+
+async def test_a_device_that_was_broken_can_be_taken_away(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        front = RawFrontend(guest.kernel)
+        await front.open()
+        front.publish(1 << 20)
+        await front.closed()
+        assert await rig.services.toolstack.detach_disk(guest.domid, "xvda")
+        with anyio.fail_after(5):
+            while front.device.own is not XenbusState.Unknown:
+                await checkpoint()
+        assert rig.services.blocks.driver_of(guest.domid, XVDA) is None
