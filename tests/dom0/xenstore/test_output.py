@@ -82,6 +82,15 @@ def test_what_is_taken_is_what_was_queued(steps: list[tuple[str, bytes | int]]) 
     assert not output
 
 
+def test_an_event_that_was_read_in_part_is_not_the_one_that_waits() -> None:
+    output = Output(Domain(1, Quotas()))
+    assert output.event(b"/a\0t\0", None, 5)
+    output.take(3)
+    assert output.event(b"/a\0t\0", None, 5)
+    output.take(3)
+    assert not output.event(b"/a\0t\0", None, 5)
+
+
 def test_clearing_gives_everything_back() -> None:
     domain = Domain(1, Quotas())
     output = Output(domain)

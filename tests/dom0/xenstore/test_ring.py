@@ -8,6 +8,7 @@ import pytest
 from dom0.xenstore.domain import DomainInfo
 from dom0.xenstore.ring import Ring
 from kernel.errors import KernelError
+from ringbuffers.errors import RingMisuse
 from ringbuffers.protocols.xs_wire import (
     XENSTORE_CONNECTED,
     XENSTORE_ERROR_COMM,
@@ -222,13 +223,17 @@ def test_an_event_channel_that_does_not_work(setting: Setting) -> None:
 
 
 def test_death_lets_go_of_the_page(setting: Setting) -> None:
-    ring = setting.machine.core.domains.known[1].connection
-    assert ring is not None
+    connection = setting.machine.core.domains.known[1].connection
+    assert connection is not None
+    setting.way.kick()  # its turn comes when it is gone
     setting.machine.destroy(1)
     assert setting.way.closed == 1
     assert setting.way.port.on_event is None
-    setting.machine.core.wake(ring)
-    setting.machine.serve()
+    assert setting.machine.log == []
+    ring = connection.transport
+    assert ring is not None
+    with pytest.raises(RingMisuse):
+        ring.fill()
     setting.machine.require_consistency()
 
 

@@ -61,6 +61,36 @@ CONVERSATIONS = {
         tool    READ /d/a                           -> 1
         tool    READ /d/b/c                         -> 1
     """,
+    "a node that was removed, or removed and made anew, conflicts": """
+        tool    WRITE /d/x =1                       -> OK
+        tool    WRITE /d/y =1                       -> OK
+        tool:A  START                               -> begun
+        tool:A  READ /d/x                           -> 1
+        tool:B  START                               -> begun
+        tool:B  READ /d/y                           -> 1
+        tool2   RM /d/x                             -> OK
+        tool2   RM /d/y                             -> OK
+        tool2   WRITE /d/y =1                       -> OK
+        tool:A  READ /d/x                           -> 1
+        tool:A  END T                               -> EAGAIN
+        tool:B  END T                               -> EAGAIN
+    """,
+    "one that cannot commit any more still sees a tree that hangs together": """
+        tool    WRITE /d/x =1                       -> OK
+        tool:A  START                               -> begun
+        tool:A  DIRECTORY /d                        -> x|
+        tool2   RM /d/x                             -> OK
+        tool2   WRITE /d/y/z =1                     -> OK
+        tool:A  READ /d/y/z                         -> ENOENT
+        tool:A  READ /d/x                           ->
+        tool:A  DIRECTORY /d                        -> x|
+        tool:A  WRITE /d/y/z =2                     -> OK
+        tool:A  DIRECTORY /d                        -> x|y|
+        tool:A  RM /d                               -> OK
+        tool:A  DIRECTORY /                         -> tool|
+        tool:A  END T                               -> EAGAIN
+        tool    READ /d/y/z                         -> 1
+    """,
     "its own connection conflicts with it too": """
         tool    WRITE /a =1                         -> OK
         tool:A  START                               -> begun

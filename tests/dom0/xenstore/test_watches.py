@@ -85,6 +85,16 @@ CONVERSATIONS = {
         tool  RM /local/domain/1/data               -> OK
         dom1  EVENTS                                -> data/x t
     """,
+    "a guest hears that it lost its permission": """
+        tool  WRITE /x =1                           -> OK
+        tool  SET_PERMS /x n0 r1                    -> OK
+        dom1  WATCH /x t                            -> OK
+        dom1  EVENTS                                -> /x t
+        tool  SET_PERMS /x n0                       -> OK
+        dom1  EVENTS                                -> /x t
+        tool  WRITE /x =2                           -> OK
+        dom1  EVENTS                                ->
+    """,
     "unwatch by any spelling of the path; reset takes all (XSA-330)": """
         tool  WATCH name t                          -> OK
         tool  WATCH name u                          -> OK
@@ -158,6 +168,13 @@ def test_a_long_token_gives_events_that_fit() -> None:
     tool.write("/a/" + "x" * 200, "v")
     assert tool.take_events() == [f"/a {token}"]
     assert all(len(event) <= XENSTORE_PAYLOAD_MAX for event in tool.events)
+
+
+def test_the_transaction_of_a_watch_need_not_exist() -> None:
+    tool = FakeMachine().tool()
+    assert tool.ask("WATCH", "/a", "t", tx=999) == b"OK\0"
+    assert tool.ask("UNWATCH", "/a", "t", tx=999) == b"OK\0"
+    assert tool.value("/tool", tx=999) == b"ENOENT"
 
 
 def test_a_guest_has_a_number_of_watches() -> None:
