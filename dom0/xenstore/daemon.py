@@ -21,6 +21,7 @@ from dom0.xenstore.domains import GetDomainInfo
 from dom0.xenstore.ring import Ring, RingTransport
 from dom0.xenstore.unix_socket import SocketClient
 from kernel.parking import Latch
+from ringbuffers.errors import RingMisuse
 
 # Turns that are served before other tasks of the loop, guests among them, may run.
 _TURNS_AT_A_TIME: Final = 8
@@ -75,7 +76,12 @@ class XenStoreDaemon:
         self.core.domains.introduce(self.core, domid, gfn, port)
 
     def _connect(self, domid: int, gfn: int, port: int) -> Transport:
-        return Ring(domid, self._connect_domain(domid, gfn, port))
+        way = self._connect_domain(domid, gfn, port)
+        try:
+            return Ring(domid, way)
+        except RingMisuse:
+            way.close()
+            raise
 
     def domains_changed(self, domid: int | None = None) -> None:
         """Some domain, or this one, has shut down or died: to be called on VIRQ_DOM_EXC.

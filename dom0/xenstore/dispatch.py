@@ -1,5 +1,6 @@
 """From a message to its answer: the table of requests, and who may send which."""
 
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -61,26 +62,34 @@ def name_of(kind: int) -> str:
 
 
 def handle(core: "XenStore", connection: Connection, message: Message) -> None:
-    """Carry out one request and queue its answer. Events that it causes are queued before the answer."""
+    """Carry out one request and queue its answer. Events that it causes are queued before the answer.
+
+    An error of ours is raised where a guest asked, whose connection then ends. A control domain, without which nothing
+    goes on, gets EIO.
+    """
     kind, req_id, tx_id, payload = message
     watches = core.watches
-    ticket = None if connection.privileged else Ticket(connection)
-    watches.ticket = ticket
+    watches.ticket = ticket = None if connection.privileged else Ticket(connection)
     try:
-        answer = _carry_out(core, connection, kind, tx_id, payload)
-    except Refused as refusal:
-        kind, answer = xs_wire.XS_ERROR, refusal.errno.encode() + b"\0"
-        core.refused += 1
+        try:
+            answer = _carry_out(core, connection, kind, tx_id, payload)
+        except Refused as refusal:
+            core.refused += 1
+            kind, answer = xs_wire.XS_ERROR, refusal.errno.encode() + b"\0"
+        except Exception:
+            if not connection.privileged:
+                raise
+            core.log(f"{name_of(kind)} of {connection} met an error of ours:\n{traceback.format_exc()}")
+            kind, answer = xs_wire.XS_ERROR, b"EIO\0"
+        if core.tracing:
+            core.log(f"OUT {connection} {name_of(kind)} ({answer!r})")
+        connection.output.answer(kind, req_id, tx_id, answer, ticket)
+        if watches.newborn is not None:
+            watches.send(watches.newborn, watches.newborn.path, None)
     finally:
-        watches.ticket = None
-    if core.tracing:
-        core.log(f"OUT {connection} {name_of(kind)} ({answer!r})")
-    connection.output.answer(kind, req_id, tx_id, answer, ticket)
-    if ticket is not None:
-        ticket.release()
-    if watches.newborn is not None:
-        watch, watches.newborn = watches.newborn, None
-        watches.send(watch, watch.path, None)
+        watches.ticket = watches.newborn = None
+        if ticket is not None:
+            ticket.release()
 
 
 def _carry_out(core: "XenStore", connection: Connection, kind: int, tx_id: int, payload: bytes) -> bytes:
@@ -100,9 +109,10 @@ def _carry_out(core: "XenStore", connection: Connection, kind: int, tx_id: int, 
         view = transaction
     try:
         answer = request.handle(core, connection, view, payload)
-    except OverQuota:
-        if isinstance(view, Transaction):
-            view.failed = True  # the rest of it shall not be kept without what was refused
+    except Exception as error:
+        harmless = isinstance(error, Refused) and not isinstance(error, OverQuota)
+        if isinstance(view, Transaction) and not harmless:
+            view.failed = True  # the rest of it shall not be kept without this
         raise
     if len(answer) > XENSTORE_PAYLOAD_MAX:
         raise TooBig(len(answer))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from dom0.xenstore.domain import CONTROL_DOMID, Domain, DomainInfo
-from dom0.xenstore.errors import CannotConnect, Invalid
+from dom0.xenstore.errors import Invalid
 from dom0.xenstore.operations import remove_tree
 from dom0.xenstore.paths import ROOT
 from dom0.xenstore.permissions import private_to
@@ -54,8 +54,8 @@ class Domains:
         domain = self._present(core, domid)
         try:
             transport = self._connect(domid, gfn, port)
-        except CannotConnect as reason:
-            core.log(f"cannot introduce domain {domid}: {reason}")
+        except Exception as reason:
+            core.log(f"cannot introduce domain {domid}: {type(reason).__name__}: {reason}")
             raise Invalid(domid) from reason
         before = domain.connection
         if before is not None:

@@ -54,6 +54,28 @@ def test_an_error_of_ours_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -
     machine.require_consistency()
 
 
+def test_an_error_of_ours_does_not_cut_off_the_control_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine()
+    tool = machine.tool()
+    tx = tool.start()
+    with monkeypatch.context() as patch:
+        patch.setitem(dispatch._REQUESTS, XS_READ, Request("READ", lambda *_: 1 // 0))
+        assert tool.value("/tool", tx=tx) == b"EIO"
+    assert any("ZeroDivisionError" in line for line in machine.log)
+    assert tool.value("/tool") == b""
+    assert tool.end(tx) == b"ENOMEM"
+    machine.require_consistency()
+
+
+def test_an_error_of_ours_leaves_no_request_outstanding(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine()
+    guest = machine.guest(1)
+    with monkeypatch.context() as patch:
+        patch.setitem(dispatch._REQUESTS, XS_READ, Request("READ", lambda *_: 1 // 0))
+        guest.send("READ", b"data\0")
+    assert guest.connection.outstanding == 0
+
+
 def test_an_ignored_connection_has_nothing_left() -> None:
     machine = FakeMachine()
     guest, tool = machine.guest(1), machine.tool()

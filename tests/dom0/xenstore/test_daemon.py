@@ -14,7 +14,7 @@ from dom0.xenstore.clock import MonotonicClock
 from dom0.xenstore.daemon import XenStoreDaemon
 from dom0.xenstore.domain import DomainInfo
 from dom0.xenstore.errors import CannotConnect, Invalid
-from dom0.xenstore.ring import RingTransport
+from dom0.xenstore.ring import Port, RingTransport
 from kernel.xenstore.errors import StoreError
 from ringbuffers.protocols.xs_wire import (
     HEADER,
@@ -252,6 +252,35 @@ async def test_events_expire_while_nothing_else_happens(tmp_path: Path) -> None:
             while core.next_deadline_ns == 0:
                 await checkpoint()
         assert guest.output
+
+
+class ReadOnlyWay:
+    """A mapping that cannot be a ring."""
+
+    def __init__(self) -> None:
+        self.page = memoryview(bytes(4096))
+        self.closed = False
+
+    @property
+    def port(self) -> Port:
+        raise AssertionError("not used")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_page_that_cannot_be_a_ring_is_let_go() -> None:
+    way = ReadOnlyWay()
+    domains = Domains()
+    domains.alive[1] = DomainInfo()
+    log: list[str] = []
+    daemon = XenStoreDaemon(
+        clock=MonotonicClock(), info=domains, connect_domain=lambda *_: way, log=log.append
+    )
+    with pytest.raises(Invalid):
+        daemon.introduce(1, 0, 1)
+    assert way.closed
+    assert len(log) == 1
 
 
 async def test_introduce_without_a_ring(tmp_path: Path) -> None:
