@@ -1,8 +1,8 @@
 """A guest of a running machine, from its creation to what is left to say of it."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +10,7 @@ import anyio
 from pydantic import ByteSize
 
 from backends.console.errors import NoConsole
+from backends.console.terminal import Terminal
 from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.domain import Domain
@@ -101,22 +102,32 @@ class RunningGuest:
         """What it has printed on its console so far, as far as the log keeps it."""
         return self._machine.services.consoles.output(self.domid)
 
+    @asynccontextmanager
+    async def terminal(self) -> AsyncIterator[Terminal]:
+        """Its console, to look at and to type: begins with the last few KiB of what was printed before.
+
+        Raises NoConsole if it has ended before the console daemon could look at it.
+        """
+        consoles = self._machine.services.consoles
+        with suppress(NoConsole):  # it may have ended
+            await consoles.add(self.domid)
+        async with consoles.console(self.domid).attach() as terminal:
+            yield terminal
+
     async def printed(self, pattern: str) -> re.Match[str]:
         """Waits until its console shows `pattern`, a regular expression (`^` and `$` at every line).
 
         Looks at the last few KiB of what was printed before, and at all that is printed from now on. Raises
         NeverPrinted if it ends before.
         """
-        consoles = self._machine.services.consoles
-        with suppress(NoConsole):  # it may have ended already
-            await consoles.add(self.domid)
         text = ""
-        async with consoles.console(self.domid).attach() as terminal:
-            async for data in terminal:
-                text += data.decode("utf-8", "replace")
-                if found := re.search(pattern, text, re.MULTILINE):
-                    return found
-                text = text[-SEARCHED_CHARACTERS:]
+        with suppress(NoConsole):
+            async with self.terminal() as terminal:
+                async for data in terminal:
+                    text += data.decode("utf-8", "replace")
+                    if found := re.search(pattern, text, re.MULTILINE):
+                        return found
+                    text = text[-SEARCHED_CHARACTERS:]
         raise NeverPrinted(self.name, pattern, text[-SHOWN_CHARACTERS:])
 
     async def wait(self) -> GuestEnd:

@@ -18,9 +18,10 @@ from dom0.scenario.expectations import check_guest, check_image
 from dom0.scenario.model import GuestSpec, Scenario
 from dom0.services import Services
 from kernel.errors import KernelError
+from kernel.parking import Broadcast
 
 LAST_WORDS_S = 1.0
-"""How long what a guest printed last may take to be shown when it has ended."""
+"""How long what guests printed last may take to be shown when all have ended."""
 
 
 def launch_scenario(scenario: Scenario, folder: Path, console: Console) -> RunReport:
@@ -39,7 +40,8 @@ class ScenarioRun:
     def __init__(self, scenario: Scenario, folder: Path, console: Console) -> None:
         self._scenario = scenario
         self._output = folder / scenario.output
-        self._ended = {guest.name: anyio.Event() for guest in scenario.guests}
+        self._over: set[str] = set()
+        self._some_ended = Broadcast()
         self._started: dict[str, RunningGuest] = {}
         self._reports: dict[str, DomainReport] = {}
         self._results: dict[str, list[ExpectationResult]] = {}
@@ -75,39 +77,57 @@ class ScenarioRun:
             tasks.cancel_scope.cancel()
 
     async def _run_guests(self, machine: RunningMachine) -> None:
-        async with anyio.create_task_group() as tasks:
-            for guest in self._scenario.guests:
-                tasks.start_soon(self._run_guest, machine, guest)
+        """Starts guests in the file's order, each as soon as those that it waits for have ended."""
+        waiting = list(self._scenario.guests)
+        async with anyio.create_task_group() as echoes:
+            async with anyio.create_task_group() as tasks:
+                while waiting:
+                    ready = [spec for spec in waiting if self._over.issuperset(spec.start_after)]
+                    for spec in ready:
+                        waiting.remove(spec)
+                        guest = await self._start_guest(machine, spec)
+                        if guest is not None:
+                            echoes.start_soon(echo_console, guest, self._say)
+                            tasks.start_soon(self._see_out, machine, spec, guest)
+                    if not ready:
+                        await self._some_ended.wait()
+            echoes.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_S
         if not self._stopping:
             self._images = [check_image(image, self._output) for image in self._scenario.images]
 
-    async def _run_guest(self, machine: RunningMachine, spec: GuestSpec) -> None:
-        """One guest from those that it waits for to its report."""
-        for name in spec.start_after:
-            await self._ended[name].wait()
-        try:
-            if not self._stopping:
-                await self._live(machine, spec)
-        except (KernelError, MachineStopped) as error:
-            self._problems.append(f"{spec.name}: {error}")
-            self._say(f"{spec.name}: {error}")
-        finally:
-            self._ended[spec.name].set()
+    async def _start_guest(self, machine: RunningMachine, spec: GuestSpec) -> RunningGuest | None:
+        """None if it cannot be started, or shall not any more."""
+        if not self._stopping:
+            try:
+                guest = await machine.start(
+                    spec.program, spec.args, name=spec.name, memory=int(spec.memory), disks=spec.disks
+                )
+            except (KernelError, MachineStopped) as error:
+                self._fail(spec, error)
+            else:
+                self._started[spec.name] = guest
+                return guest
+        self._over.add(spec.name)
+        return None
 
-    async def _live(self, machine: RunningMachine, spec: GuestSpec) -> None:
-        guest = await machine.start(
-            spec.program, spec.args, name=spec.name, memory=int(spec.memory), disks=spec.disks
-        )
-        self._started[spec.name] = guest
-        if self._stopping:  # it was being built when somebody asked for the end
-            await guest.destroy()
-        async with anyio.create_task_group() as beside:
-            beside.start_soon(echo_console, machine.services.consoles, guest.domid, spec.name, self._say)
+    async def _see_out(self, machine: RunningMachine, spec: GuestSpec, guest: RunningGuest) -> None:
+        """One guest from its start to its report."""
+        try:
+            if self._stopping:  # it was being built when somebody asked for the end
+                await guest.destroy()
             end = await guest.wait()
-            beside.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_S
-        report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end)
-        self._reports[spec.name] = report
-        self._results[spec.name] = list(check_guest(spec, report, guest.console))
+            report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end)
+            self._reports[spec.name] = report
+            self._results[spec.name] = list(check_guest(spec, report, guest.console))
+        except (KernelError, MachineStopped) as error:
+            self._fail(spec, error)
+        finally:
+            self._over.add(spec.name)
+            self._some_ended.announce()
+
+    def _fail(self, spec: GuestSpec, error: Exception) -> None:
+        self._problems.append(f"{spec.name}: {error}")
+        self._say(self._problems[-1])
 
     # Stopping
 

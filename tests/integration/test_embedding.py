@@ -113,7 +113,7 @@ async def test_a_machine_from_a_fixture(machine: RunningMachine) -> None:
 async def test_somebody_types_on_a_guest_s_console(machine: RunningMachine) -> None:
     guest = await machine.start(echo)
     await guest.printed("ready")
-    async with machine.services.consoles.console(guest.domid).attach() as terminal:
+    async with guest.terminal() as terminal:
         await terminal.send(b"good day\r")
         await guest.printed("you said good day")
         await terminal.send(b"bye\r")
