@@ -53,7 +53,7 @@ def _decimal(text: object) -> object:
 
 _FLAGS: Final = {"0": False, "1": True}
 U32 = Annotated[int, BeforeValidator(_decimal), Field(ge=0, le=0xFFFF_FFFF)]
-Flag = Annotated[bool, BeforeValidator(lambda text: _FLAGS.get(text, text))]
+Flag = Annotated[bool, Field(strict=True), BeforeValidator(lambda text: _FLAGS.get(text, text))]
 
 
 class _Keys(BaseModel):

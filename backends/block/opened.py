@@ -83,10 +83,9 @@ class OpenedStore:
                 type(self.store),
                 f"physical_sector_size {self.physical_sector_size} of sector_size {self.sector_size}",
             )
-        if self.capabilities.discard and self.capabilities.discard_granularity % self.sector_size:
-            raise BrokenStore(
-                type(self.store), f"discard_granularity {self.capabilities.discard_granularity}"
-            )
+        granularity = self.capabilities.discard_granularity
+        if self.capabilities.discard and (granularity <= 0 or granularity % self.sector_size):
+            raise BrokenStore(type(self.store), f"discard_granularity is {granularity}")
 
     def _sectors(self) -> int:
         sectors = self.store.sectors

@@ -19,16 +19,11 @@ from anyio.lowlevel import checkpoint
 from backends.block.pages import GrantedPages, Lease
 from backends.block.requests import Discard, Judged, Listed, Refusal, judge, judge_segments
 from backends.block.service import Operation, Service, pages_of
-from backends.contract import SECTOR_BYTES
+from backends.block.whole_pages import WholePages
 from kernel.parking import Latch, Waiter, waiter_factory
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
-from ringbuffers.protocols.blkif_columns import (
-    is_whole_page,
-    pack_successes,
-    set_status,
-    whole_page_requests,
-)
+from ringbuffers.protocols.blkif_columns import is_whole_page
 from ringbuffers.protocols.blkif_runs import ResponseFields, pack_response_run
 from ringbuffers.ring import BackRing
 
@@ -36,7 +31,6 @@ MAX_INDIRECT_SEGMENTS: Final = 256
 _SLOT: Final = blkif.REQUEST_SLOT_SIZE
 _IDLE_POLLS: Final = 4  # looks at an empty ring before it sleeps
 _PAGES_AT_ONCE: Final = 1024  # mapped together for requests that are served together (XSA-300)
-_SECTOR_SHIFT: Final = SECTOR_BYTES.bit_length() - 1
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
@@ -71,8 +65,7 @@ class BlockQueue:
         self._barrier: Operation | None = None
         self._in_flight = 0  # operations that are tasks now
         self._stopped = False
-        self._transfers_wait = "read" in service.disk.waits or "write" in service.disk.waits
-        self._unaligned = service.disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number
+        self._whole_pages = WholePages(service, pages)
         self._idle: Waiter[None] | None = None
         self._turn = Latch()
 
@@ -136,40 +129,29 @@ class BlockQueue:
         """Serves a run of slots in order, up to a barrier that must wait."""
         if self._serve_pages(run):
             return
+        others: list[bytes] = []
         end = 0
-        for _, stretch in groupby(
+        for _, places in groupby(
             range(0, len(run), _SLOT), key=lambda at: is_whole_page(run[at : at + _SLOT])
         ):
-            start, end = end, max(stretch) + _SLOT
-            if not self._serve_pages(run[start:end]):
-                self._serve_together([run[at : at + _SLOT] for at in range(start, end, _SLOT)])
-            if self._barrier is not None:
-                break
-        self._held += run[end:]
+            start, end = end, max(places) + _SLOT
+            stretch = run[start:end]
+            if others and self._whole_pages.find(stretch) is not None:
+                self._serve_together(others)
+                others = []
+                if self._barrier is not None:
+                    self._held += run[start:]
+                    return
+            if others or not self._serve_pages(stretch):
+                others += [run[at : at + _SLOT] for at in range(start, end, _SLOT)]
+        if others:
+            self._serve_together(others)
 
     def _serve_pages(self, run: bytes) -> bool:
-        """Serves a run that has nothing but reads and writes of whole pages which are mapped already.
-
-        False, and nothing was done, if it has anything else.
-        """
-        requests = whole_page_requests(run)
-        service = self._service
-        disk = service.disk
-        if requests is None or self._transfers_wait or (disk.read_only and 1 in requests.operations):
+        """Serves a run of nothing but whole mapped pages; False, and nothing was done, if it is none."""
+        answers = self._whole_pages.serve(run)
+        if answers is None:
             return False
-        operations, sectors, grefs = requests
-        pages = [page for page in map(self.pages.recent.get, grefs) if page is not None]
-        if len(pages) < len(grefs) or max(sectors) > disk.sectors - blkif.SECTORS_PER_PAGE:
-            return False
-        if self._unaligned and any(sector & self._unaligned for sector in sectors):
-            return False
-        answers = pack_successes(run)
-        offsets = [sector << _SECTOR_SHIFT for sector in sectors]
-        failed = disk.store.transfer_pages(zip(operations, offsets, pages))
-        for index, error in failed.items():
-            set_status(answers, index, service.failed(error))
-        writes = operations.count(1)
-        service.stats.count_pages(len(operations) - writes, writes)
         self._flush_answers()
         self._ready.append(answers)
         return True

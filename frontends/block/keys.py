@@ -32,7 +32,9 @@ def _decimal(text: object) -> object:
 
 
 Decimal = Annotated[int, BeforeValidator(_decimal)]
-Flag = Annotated[bool, BeforeValidator(lambda text: {"0": False, "1": True}.get(text, text))]
+Flag = Annotated[
+    bool, Field(strict=True), BeforeValidator(lambda text: {"0": False, "1": True}.get(text, text))
+]
 
 
 class _Keys(BaseModel):

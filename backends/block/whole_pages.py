@@ -1,0 +1,72 @@
+"""The quick path: runs of reads and writes of one whole page each, whose pages are mapped already.
+
+Nearly all requests are of this kind. A run of them is held against the disk and the mapped pages as columns,
+handed to the store as one loop, and answered as one run of slots.
+"""
+
+from typing import Final, NamedTuple
+
+from backends.block.pages import FullPage, GrantedPages
+from backends.block.service import Service
+from backends.contract import SECTOR_BYTES
+from ringbuffers.protocols import blkif
+from ringbuffers.protocols.blkif_columns import (
+    PageRequests,
+    pack_successes,
+    set_status,
+    whole_page_requests,
+)
+
+_SECTOR_SHIFT: Final = SECTOR_BYTES.bit_length() - 1
+
+
+class Found(NamedTuple):
+    """The requests of a run, judged, and the memory of each."""
+
+    requests: PageRequests
+    pages: list[FullPage]
+
+
+class WholePages:
+    """The quick path of one disk. Of no use to a store whose reads or writes wait: then nothing is found."""
+
+    __slots__ = ("_pages", "_service", "_unaligned", "_usable")
+
+    def __init__(self, service: Service, pages: GrantedPages) -> None:
+        disk = service.disk
+        self._service = service
+        self._pages = pages
+        self._usable = not {"read", "write"} & disk.waits
+        self._unaligned = disk.sector_size // SECTOR_BYTES - 1  # bits of a sector number that have to be 0
+
+    def find(self, run: bytes) -> Found | None:
+        """What is to be done for a run, if all of it is of this kind and allowed; else None."""
+        requests = whole_page_requests(run)
+        disk = self._service.disk
+        if requests is None or not self._usable:
+            return None
+        operations, sectors, grefs = requests
+        if disk.read_only and blkif.BLKIF_OP_WRITE in operations:
+            return None
+        pages = [page for page in map(self._pages.recent.get, grefs) if page is not None]
+        if len(pages) < len(grefs) or max(sectors) > disk.sectors - blkif.SECTORS_PER_PAGE:
+            return None
+        if self._unaligned and any(sector & self._unaligned for sector in sectors):
+            return None
+        return Found(requests, pages)
+
+    def serve(self, run: bytes) -> bytearray | None:
+        """Serves a run; returns the slots of its answers, or None if `find` finds nothing and nothing was done."""
+        found = self.find(run)
+        if found is None:
+            return None
+        (operations, sectors, _), pages = found
+        service = self._service
+        answers = pack_successes(run)
+        offsets = [sector << _SECTOR_SHIFT for sector in sectors]
+        failed = service.disk.store.transfer_pages(zip(operations, offsets, pages))
+        for index, error in failed.items():
+            set_status(answers, index, service.failed(error))
+        writes = operations.count(blkif.BLKIF_OP_WRITE)
+        service.stats.count_pages(len(operations) - writes, writes)
+        return answers
