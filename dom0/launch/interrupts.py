@@ -26,5 +26,7 @@ async def heed_interrupts(orderly: Ending, at_once: Ending) -> None:
             tasks.start_soon(orderly)
             await anext(signals)
             tasks.cancel_scope.cancel()
-        await at_once()
-        await anyio.sleep_forever()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(at_once)
+            async for _ in signals:
+                pass  # one that nobody took would be raised as KeyboardInterrupt in the end

@@ -255,7 +255,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_reported(launch: Launcher) -> 
 
 def test_an_interrupt_shuts_the_guests_down_the_youngest_first(launch: Launcher) -> None:
     sleepers = [
-        guest(name, "tests.dom0.programs:sleep", expect={"exit_code": None}) for name in ("one", "two", "three")
+        guest(name, "tests.dom0.programs:sleep", expect={"exit_code": None})
+        for name in ("one", "two", "three")
     ]
     result = launch(*sleepers, guest("four", "interrupts"), guest("five", "hello", start_after="four"))
     assert not result.report.ok
@@ -275,7 +276,9 @@ def test_a_second_interrupt_destroys_them(launch: Launcher) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_dom0_that_breaks_is_a_problem_and_no_hang(launch: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dom0_that_breaks_is_a_problem_and_no_hang(
+    launch: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken(self: BlockBackend) -> None:
         await anyio.sleep(0.05)
         raise ZeroDivisionError("in the backend")
