@@ -52,7 +52,7 @@ def launch(
     try:
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)
-            report.touch()
+            report.open("a").close()  # told before anything runs, if it cannot be written
         result = launch_scenario(scenario, file.parent, console)
         print_report(result, console)
         if report is not None:
