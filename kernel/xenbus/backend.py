@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kernel.xenbus.device import Device
 from kernel.xenbus.drivers import BackendDriver, Keys
-from kernel.xenbus.folder import publish
+from kernel.xenbus.folder import publish, read_folder
 from kernel.xenbus.frontend import BadDeviceFolder, domid_of
 from kernel.xenbus.states import Side, XenbusState
 from kernel.xenbus.table import Action, Event
@@ -85,6 +85,8 @@ class BackendDevice(Device):
                 await publish(self.kernel.store, self.path, await self.driver.connect(frontend_keys))
 
     async def _announce(self) -> None:
+        if self.own is not XenbusState.Initialising:
+            self.keys = await read_folder(self.kernel.store, self.path)  # it may be another disk by now
         self._engaged = True
         features = await self.driver.features()
         await self.kernel.store.write_many({f"{self.path}/{name}": value for name, value in features.items()})
@@ -92,22 +94,6 @@ class BackendDevice(Device):
     async def _disengage(self) -> None:
         await self.driver.disconnect()
 
-    async def _enter(self, state: XenbusState, *, write: bool) -> None:
-        closes = state is XenbusState.Closed and self.own is not XenbusState.Closed
-        if state is XenbusState.Unknown and self.own is not XenbusState.Closed:
-            await self._say_closed()
-        await super()._enter(state, write=write)
-        if closes and await self.kernel.store.read(f"{self.path}/online") == "0":
+    async def _rest(self) -> None:
+        if await self.kernel.store.read(f"{self.path}/online") == "0":
             await self._apply(Event.OFFLINE)
-
-    async def _say_closed(self) -> None:
-        """The frontend is gone, and nothing of it is held any more: a toolstack that waits to remove our folder
-        sees that by the state Closed, as Linux's backends write it when they are removed.
-        """
-        path = f"{self.path}/state"
-
-        async def write(transaction: Transaction) -> None:
-            if await transaction.exists(path):
-                await transaction.write(path, str(int(XenbusState.Closed)))
-
-        await self.kernel.store.transact(write)

@@ -46,6 +46,7 @@ class DeviceBus(Generic[D]):
         self._depth = depth
         self._make_device = make_device
         self._changed = Broadcast()
+        self._replaced: set[Key] = set()
         self._tasks: TaskGroup
 
     async def run(self) -> None:
@@ -107,7 +108,10 @@ class DeviceBus(Generic[D]):
         if device is None:
             if state is not None and (state == _NEW or not new_only):
                 self._begin(key)
-        elif state is None or (state == _NEW and device.own > XenbusState.Initialising):
+        elif state is None:
+            device.removed()
+        elif state == _NEW and device.own > XenbusState.Initialising:
+            self._replaced.add(key)
             device.removed()
 
     def _begin(self, key: Key) -> None:
@@ -120,7 +124,12 @@ class DeviceBus(Generic[D]):
             await device.run()
         finally:
             del self.devices[key]
-        if isinstance(device.closed, DeviceRemoved):
+        if (
+            key in self._replaced
+        ):  # its state need not be Initialising any more: the old device has gone on meanwhile
+            self._replaced.discard(key)
+            await self._look(key, new_only=False)
+        elif isinstance(device.closed, DeviceRemoved):
             await self._look(key, new_only=True)
 
     def _path(self, key: Key) -> str:

@@ -132,6 +132,8 @@ class Device(ABC):
         self._again = self.own is not XenbusState.Initialising  # a driver before us did not get to the end
         self._make_driver()
         await self._apply(Event.START)
+        if self.own is XenbusState.Closed:
+            await self._rest()
         async with self.kernel.store.watch(f"{self.peer_path}/state", self._woken.set):
             while self.own is not XenbusState.Unknown:
                 await self._woken.wait()
@@ -243,6 +245,8 @@ class Device(ABC):
         if state not in ENDS:
             self.closed, self._again = None, False
         self._changed.announce()
+        if state is XenbusState.Closed:
+            await self._rest()
 
     async def _read_peer_keys(self) -> Keys:
         return await read_folder(self.kernel.store, self.peer_path, self._peer_keys)
@@ -280,6 +284,9 @@ class Device(ABC):
     @abstractmethod
     async def _drive(self, action: Action) -> None:
         """The actions of this side that call its driver to go forward."""
+
+    async def _rest(self) -> None:
+        """The device is Closed: see whether that is for good."""
 
     @abstractmethod
     async def _disengage(self) -> None:

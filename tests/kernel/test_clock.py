@@ -58,6 +58,15 @@ def test_a_deadline_that_has_passed_rings_at_once() -> None:
     assert sorted(still.rung) == [0, 5]
 
 
+def test_the_same_deadline_again() -> None:
+    still = Still()
+    still.ring_at(100)
+    still.advance_to(100)
+    still.ring_at(100)
+    still.kernel.events.dispatch()
+    assert still.rung == [100, 100]
+
+
 def test_later_deadlines_cost_no_hypercall() -> None:
     still = Still()
     still.ring_at(100)

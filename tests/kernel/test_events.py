@@ -152,9 +152,12 @@ def test_a_driver_that_raises_loses_its_port_and_nobody_elses(pair: tuple[BareKe
 def test_a_masked_port_waits_for_unmask(pair: tuple[BareKernel, BareKernel]) -> None:
     first, second = pair
     ours, theirs = connect(first, second)
+    other, _ = connect(first, second)
     second.events._mask[0] |= 1 << theirs.port
     ours.notify()
     assert second.events.dispatch() == 0
+    other.notify()
+    assert second.events.dispatch() == 1, "the masked one is in the same word"
     theirs.unmask()
     assert second.events.dispatch() == 1
     assert theirs.received >= 1

@@ -80,6 +80,22 @@ def test_each_reference_has_a_result_of_its_own(pair: Pair) -> None:
     assert nobody.status == GNTST_bad_domain
 
 
+def test_references_that_fail_cost_no_frame_numbers(pair: Pair) -> None:
+    free = pair.user.pages._foreign.free
+    for _ in range(10):
+        pair.user.grants.map(pair.granter.domid, [9, 10, 11])
+    assert pair.user.pages._foreign.free == free
+
+
+def test_releasing_a_mapping_leaves_the_page_to_others_who_look_at_it(pair: Pair) -> None:
+    pages = pair.granter.pages.allocate()
+    reference = pair.granter.grants.grant(pair.user.domid, pages.pfn)
+    (mapping,) = mapped(pair.user.grants.map(pair.granter.domid, [reference]))
+    mapping.release()
+    assert len(pair.user.memory.page(mapping.pfn)) == 4096
+    assert bytes(pair.user.memory.page(mapping.pfn)[:1]) == b"\0"
+
+
 def test_a_view_cannot_be_used_after_unmapping(pair: Pair) -> None:
     pages = pair.granter.pages.allocate()
     reference = pair.granter.grants.grant(pair.user.domid, pages.pfn)

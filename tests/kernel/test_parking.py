@@ -148,3 +148,4 @@ async def test_a_broadcast_wakes_all_who_wait_and_no_later_ones(anyio_backend: s
     with anyio.move_on_after(0) as scope:
         await broadcast.wait()
     assert scope.cancelled_caught
+    assert broadcast._waiters == [], "whoever gave up is forgotten"

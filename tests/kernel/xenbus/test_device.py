@@ -1,5 +1,7 @@
 """Both shells of a device against each other, over the real store: connect, close, come back, fail."""
 
+from collections.abc import Mapping
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -10,11 +12,12 @@ from kernel.xenbus import (
     ClosedByUs,
     DeviceFailed,
     DeviceRemoved,
+    FrontendBus,
     FrontendDevice,
     PeerGone,
     XenbusState,
 )
-from kernel.xenstore import StoreError
+from kernel.xenstore import StoreError, Transaction
 from tests.kernel.xenbus.devices import DEVID, KIND, Failure, ToyBackend, ToyFrontend, attached
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +95,10 @@ async def test_a_frontend_that_closed_itself_does_not_follow(anyio_backend: str)
         await device.reach(S.Closed, S.Closed)
         device.back.reopen()
         await device.reach(S.Closed, S.InitWait)
+        for _ in range(20):
+            await device.guest.store.read(f"{device.back_path}/state")
         assert device.front_driver.calls.count("negotiate") == 1
+        assert await device.states() == ("6", "2")
         device.front.reopen()
         await device.reach(S.Connected, S.Connected)
 
@@ -312,3 +318,78 @@ async def test_a_node_that_went_unreadable_counts_as_gone(anyio_backend: str) ->
         await device.dom0.store.write(f"{device.back_path}/state", "4")
         device.front.own_folder_changed()
         assert isinstance(await device.front.wait_closed(), PeerGone)
+
+
+async def test_a_wish_to_detach_that_comes_while_the_backend_connects(anyio_backend: str) -> None:
+    """It is not overwritten with Connected."""
+    async with attached(serve=False, use=False) as device:
+        connecting, go_on = anyio.Event(), anyio.Event()
+
+        class Slow(ToyBackend):
+            async def connect(self, frontend_keys: Mapping[str, str]) -> Mapping[str, str]:
+                connecting.set()
+                await go_on.wait()
+                return await super().connect(frontend_keys)
+
+        bus = BackendBus(device.dom0, KIND, Slow)
+        device.dom0.tasks.start_soon(bus.run)
+        device.guest.tasks.start_soon(device.front.run)
+        await connecting.wait()
+        back = bus.devices[device.domid, DEVID]
+        seen: list[XenbusState] = []
+        await device.detach()
+        go_on.set()
+        while back.own is not S.Unknown:
+            seen.append(back.own)
+            await anyio.lowlevel.checkpoint()
+        assert S.Connected not in seen
+        assert await device.states() == ("6", "6")
+        assert device.front_driver.calls == ["negotiate", "closing"]
+        assert isinstance(back.driver, Slow)
+        assert back.driver.calls == ["features", "connect", "disconnect"]
+
+
+async def test_a_state_that_cannot_be_written_ends_the_device(anyio_backend: str) -> None:
+    async with attached(serve=False, use=False) as device:
+        await device.dom0.store.set_perms(f"{device.front_path}/state", ["n0", f"r{device.domid}"])
+        await device.dom0.store.write(f"{device.back_path}/state", "2")
+        await device.front.run()
+        assert isinstance(device.front.closed, DeviceFailed)
+        assert device.front_driver.calls == ["negotiate", "closing"]
+        assert device.front not in device.guest.devices
+
+
+async def test_removed_and_attached_again_in_one_transaction(anyio_backend: str) -> None:
+    """No event says that the folder was gone: what is there has another beginning, and other keys."""
+    async with attached(use=False) as device:
+        fronts = FrontendBus(device.guest, KIND, ToyFrontend)
+        device.guest.tasks.start_soon(fronts.run)
+        await device.reach(S.Connected, S.Connected)
+        old_driver = fronts.devices[(DEVID,)].driver
+        front, back = device.front_path, device.back_path
+
+        async def replace(transaction: Transaction) -> None:
+            for folder, owners, keys in (
+                (front, [f"n{device.domid}", "r0"], {"backend": back, "backend-id": "0", "state": "1"}),
+                (
+                    back,
+                    ["n0", f"r{device.domid}"],
+                    {
+                        "frontend": front,
+                        "frontend-id": str(device.domid),
+                        "online": "1",
+                        "state": "1",
+                        "mode": "r",
+                    },
+                ),
+            ):
+                await transaction.rm(folder)
+                await transaction.mkdir(folder)
+                await transaction.set_perms(folder, owners)
+                await transaction.write_many({f"{folder}/{name}": value for name, value in keys.items()})
+
+        await device.dom0.store.transact(replace)
+        await device.reach(S.Connected, S.Connected)
+        assert device.back.keys["mode"] == "r"
+        assert isinstance(old_driver, ToyFrontend)
+        assert old_driver.calls[:3] == ["negotiate", "connected", "closing"]

@@ -1,7 +1,11 @@
 """A client on a ring page whose other end is the test: it reads requests and writes any bytes it likes."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kernel.events import EventPort
@@ -9,8 +13,17 @@ from kernel.xenstore import XenStoreClient
 from ringbuffers.protocols.xs_wire import Message, Parser, XenstorePage
 from tests.kernel.guests import BareKernel, bare_machine
 
+PATIENCE_S: Final = 10.0
 TURNS: Final = 20
 """Turns of the loop after which nothing moves any more."""
+
+
+@asynccontextmanager
+async def limited_tasks() -> AsyncIterator[TaskGroup]:
+    """A task group that fails when it hangs."""
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            yield tasks
 
 
 class Scripted:

@@ -20,7 +20,7 @@ from ringbuffers.protocols.xs_wire import (
     XS_WRITE,
 )
 from tests.kernel.guests import RunningMachine, running_machine
-from tests.kernel.xenstore.daemons import Scripted
+from tests.kernel.xenstore.daemons import Scripted, limited_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def test_requests_are_under_way_together_and_answered_in_any_order(anyio_b
     async def read(path: str) -> None:
         answers[path] = await daemon.client.read(path)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         for path in "abc":
             tasks.start_soon(read, path)
         await daemon.settle()
@@ -62,7 +62,7 @@ async def test_more_requests_than_the_ring_holds(anyio_backend: str) -> None:
     async def write() -> None:
         await daemon.client.write_many({f"p{number}": value for number in range(50)})
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(write)
         while got < 50:
             await daemon.settle()
@@ -80,7 +80,7 @@ async def test_a_daemon_that_found_the_ring_full_is_told_of_room(anyio_backend: 
     async def read() -> None:
         values.append(await daemon.client.read("a"))
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         await daemon.settle()
         (message,) = daemon.requests()
@@ -106,7 +106,7 @@ async def test_an_abandoned_request_does_not_confuse_the_next(anyio_backend: str
     async def read() -> None:
         answers.append(await daemon.client.read("b"))
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         await daemon.settle()
         first, second = daemon.requests()
@@ -119,7 +119,7 @@ async def test_an_abandoned_request_does_not_confuse_the_next(anyio_backend: str
 async def test_ids_wrap_and_pass_over_those_under_way(anyio_backend: str) -> None:
     daemon = Scripted()
     connection = daemon.client._connection
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(daemon.client.read, "first")
         await daemon.settle()
         connection._next_id = (1 << 32) - 1
@@ -147,7 +147,7 @@ async def test_a_transaction_is_tried_again_and_given_up_in_the_end(anyio_backen
         except TransactionConflict as error:
             caught.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(transact)
         while not caught:
             await daemon.settle()
@@ -174,7 +174,7 @@ async def test_a_body_that_raises_abandons_the_transaction(anyio_backend: str) -
         except LookupError as error:
             caught.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(transact)
         await daemon.settle()
         (start,) = daemon.requests()
@@ -194,7 +194,7 @@ async def test_a_list_that_changes_while_it_is_read_in_parts(anyio_backend: str)
         lists.append(await daemon.client.directory("d"))
 
     offsets: list[bytes] = []
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         await daemon.settle()
         (message,) = daemon.requests()
@@ -228,7 +228,7 @@ async def test_a_list_without_an_end_is_an_error(
         except StoreError as error:
             caught.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         await daemon.settle()
         (message,) = daemon.requests()
@@ -252,7 +252,7 @@ async def test_a_watch_that_is_refused(anyio_backend: str) -> None:
         except StoreError as error:
             caught.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(follow)
         await daemon.settle()
         (message,) = daemon.requests()
@@ -338,7 +338,7 @@ async def test_transactions_take_effect_together_or_not(anyio_backend: str) -> N
         async def worker() -> None:
             results.extend([await store.transact(increment) for _ in range(5)])
 
-        async with anyio.create_task_group() as tasks:
+        async with limited_tasks() as tasks:
             for _ in range(4):
                 tasks.start_soon(worker)
         assert await store.read("/n") == "20"

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Callable
 
-import anyio
 import pytest
 
 from kernel.xenstore import StoreConnectionBroken, StoreError
@@ -18,7 +17,7 @@ from ringbuffers.protocols.xs_wire import (
     XS_WATCH_EVENT,
     XS_WRITE,
 )
-from tests.kernel.xenstore.daemons import Scripted
+from tests.kernel.xenstore.daemons import Scripted, limited_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +71,7 @@ async def test_a_violation_ends_the_connection_for_all(anyio_backend: str, viola
         except StoreConnectionBroken:
             told.append(path)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read, "a")
         await daemon.settle()
         tasks.start_soon(read, "b")
@@ -117,7 +116,7 @@ async def test_watches_end_with_the_connection(anyio_backend: str) -> None:
             await daemon.settle()
             await daemon.settle()
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(follow)
         tasks.start_soon(callback)
         await daemon.settle()
@@ -140,7 +139,7 @@ async def test_a_transaction_id_that_is_none(anyio_backend: str, payload: bytes)
         except StoreConnectionBroken as error:
             caught.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(transact)
         await daemon.settle()
         (start,) = daemon.requests()
@@ -161,7 +160,7 @@ async def test_errors_of_any_name_and_length_stay_errors(anyio_backend: str) -> 
             except StoreError as error:
                 found.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         for payload in (b"ENOENT\0", b"", b"\xff" * 900):
             await daemon.settle()
@@ -188,7 +187,7 @@ async def test_bytes_may_trickle_in(anyio_backend: str) -> None:
     async def read() -> None:
         values.append(await daemon.client.read_bytes("a"))
 
-    async with anyio.create_task_group() as tasks:
+    async with limited_tasks() as tasks:
         tasks.start_soon(read)
         await daemon.settle()
         daemon.requests()
