@@ -97,3 +97,20 @@ class BackendDevice(Device):
     async def _rest(self) -> None:
         if await self.kernel.store.read(f"{self.path}/online") == "0":
             await self._apply(Event.OFFLINE)
+
+    async def _enter(self, state: XenbusState, *, write: bool) -> None:
+        if state is XenbusState.Unknown and self.own is not XenbusState.Closed:
+            await self._say_closed()
+        await super()._enter(state, write=write)
+
+    async def _say_closed(self) -> None:
+        """The frontend is gone, and nothing of it is held any more. A toolstack that waits to remove our folder
+        sees that by the state Closed, which Linux's backends write when they are removed, too.
+        """
+        path = f"{self.path}/state"
+
+        async def write(transaction: Transaction) -> None:
+            if await transaction.exists(path):
+                await transaction.write(path, str(int(XenbusState.Closed)))
+
+        await self.kernel.store.transact(write)
