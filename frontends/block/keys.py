@@ -6,7 +6,7 @@ Every value was written by somebody else and is checked here, once. blkif.h give
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ringbuffers.protocols import blkif
 from ringbuffers.protocols import blkif_keys as names
@@ -29,6 +29,12 @@ def _decimal(text: object) -> object:
     if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text)
     return text if isinstance(text, int) else None
+
+
+def _power_of_two(number: int) -> int:
+    if number & (number - 1):
+        raise ValueError("a power of two")
+    return number
 
 
 Decimal = Annotated[int, BeforeValidator(_decimal)]
@@ -62,7 +68,9 @@ class DiskKeys(_Keys):
     """What the backend says of the disk once it is connected. Sectors are units of 512 bytes."""
 
     sectors: Decimal = Field(validation_alias=names.SECTORS, ge=1, lt=1 << 55)
-    sector_size: Decimal = Field(blkif.SECTOR_SIZE, validation_alias=names.SECTOR_SIZE, ge=512, le=4096)
+    sector_size: Annotated[Decimal, AfterValidator(_power_of_two)] = Field(
+        blkif.SECTOR_SIZE, validation_alias=names.SECTOR_SIZE, ge=512, le=4096
+    )
     physical_sector_size: Decimal | None = Field(None, validation_alias=names.PHYSICAL_SECTOR_SIZE, ge=512)
     info: Decimal = Field(0, validation_alias=names.INFO, ge=0)
     flush: Flag = Field(False, validation_alias=names.FEATURE_FLUSH_CACHE)
