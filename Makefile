@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv demo test lint bench docs clean
 
 help:
-	@echo "make demo   launch dom0 and three guests with disks and consoles, and watch them work"
+	@echo "make demo   launch dom0 and five guests with disks and consoles, and watch them work"
 	@echo "make test   run the whole test suite"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  measure; prints ratios and writes benchmarks/out/results.json"
@@ -26,6 +26,7 @@ $(STAMP): pyproject.toml
 venv: $(STAMP)
 
 demo: $(STAMP)
+	rm -rf demo-out
 	$(BIN)/domzero launch scenarios/demo.yaml --json demo-out/report.json
 
 test: $(STAMP)
