@@ -9,6 +9,7 @@ from typing import Any, Final
 import anyio
 
 from hypervisor.abi.sched import SHUTDOWN_crash
+from kernel.errors import KernelError
 from kernel.kernel import Kernel
 from kernel.ledger import owned_by
 from kernel.platform import Platform
@@ -53,8 +54,8 @@ async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) ->
     last_words: dict[str, str] = {}
     try:
         with anyio.CancelScope() as scope, request.calling(scope.cancel), owned_by("program"):
-            code = await program(kernel, **args)
-            last_words[EXIT_CODE_PATH] = str(code or 0)
+            code = await _exit_code(program(kernel, **args))
+            last_words[EXIT_CODE_PATH] = str(code)
         reason = request.reason
     except Exception:
         kernel.log(traceback.format_exc())
@@ -63,6 +64,28 @@ async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) ->
     last_words |= {f"{REPORT_FOLDER}/{name}": report() for name, report in kernel.reports.items()}
     await _tell_the_store(kernel, last_words)
     return reason
+
+
+async def _exit_code(running: Awaitable[object]) -> int:
+    """What the program returned, or handed to sys.exit, which must not end the loop that others run in.
+
+    Raises BadExitCode.
+    """
+    try:
+        code = await running
+    except SystemExit as leaving:
+        code = leaving.code
+    if code is not None and not isinstance(code, int):
+        raise BadExitCode(code)
+    return int(code or 0)
+
+
+class BadExitCode(KernelError):
+    """A program ended with something that is no exit code."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(f"the program returned {found!r}, expected an int or None")
+        self.found = found
 
 
 async def _tell_the_store(kernel: Kernel, values: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from kernel.parking import Broadcast
 from kernel.xenbus.backend import BackendDevice
 from kernel.xenbus.device import Device
-from kernel.xenbus.drivers import BackendDriver, DeviceRemoved, FrontendDriver
+from kernel.xenbus.drivers import BackendDriver, FrontendDriver
 from kernel.xenbus.folder import is_gone
 from kernel.xenbus.frontend import FrontendDevice
 from kernel.xenbus.states import XenbusState
@@ -110,7 +110,7 @@ class DeviceBus(Generic[D]):
                 self._begin(key)
         elif state is None:
             device.removed()
-        elif state == _NEW and device.own > XenbusState.Initialising:
+        elif state == _NEW and (device.own > XenbusState.Initialising or device.closed is not None):
             self._replaced.add(key)
             device.removed()
 
@@ -124,13 +124,9 @@ class DeviceBus(Generic[D]):
             await device.run()
         finally:
             del self.devices[key]
-        if (
-            key in self._replaced
-        ):  # its state need not be Initialising any more: the old device has gone on meanwhile
+        if key in self._replaced:
             self._replaced.discard(key)
-            await self._look(key, new_only=False)
-        elif isinstance(device.closed, DeviceRemoved):
-            await self._look(key, new_only=True)
+            await self._look(key, new_only=False)  # the old device may have written its state meanwhile
 
     def _path(self, key: Key) -> str:
         return "/".join([self._root, *map(str, key)])

@@ -285,6 +285,7 @@ class Device(ABC):
     async def _drive(self, action: Action) -> None:
         """The actions of this side that call its driver to go forward."""
 
+    @abstractmethod
     async def _rest(self) -> None:
         """The device is Closed: see whether that is for good."""
 

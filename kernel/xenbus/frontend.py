@@ -79,5 +79,8 @@ class FrontendDevice(Device):
             case Action.REVISE:
                 await self.driver.changed(backend_keys)
 
+    async def _rest(self) -> None:
+        """A frontend's device stays until its folder goes."""
+
     async def _disengage(self) -> None:
         await self.driver.closing()

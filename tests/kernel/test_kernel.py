@@ -4,9 +4,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from hypervisor.abi.hvm_params import HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_PFN
 from kernel.console import MAX_WRITE_BYTES, HypervisorConsole
 from kernel.kernel import Kernel
-from tests.kernel.guests import BareKernel, StillHost, bare_machine, running_machine
+from tests.kernel.guests import BareKernel, BarePlatform, StillHost, bare_machine, running_machine
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +32,21 @@ async def test_a_kernel_that_finds_no_store_makes_its_ring_itself(anyio_backend:
             assert world.dom0.console_ring is None
             assert world.dom0.store_ring.pfn < world.dom0.platform.nr_pages
             assert await world.dom0.store.domain_path(0) == "/local/domain/0"
+
+
+async def test_pages_of_the_toolstack_are_not_given_out(anyio_backend: str) -> None:
+    machine = bare_machine()
+    dom0, guest = BareKernel(machine), BarePlatform(machine, pages=32)
+    domid = guest.domain.domid
+    dom0.hypercalls.hvm_set_param(HVM_PARAM_STORE_PFN, 30, domid)
+    dom0.hypercalls.hvm_set_param(HVM_PARAM_CONSOLE_PFN, 31, domid)
+    kernel = Kernel(guest)
+    assert kernel.console_ring is not None
+    taken = set()
+    while kernel.pages.free_pages:
+        taken.add(kernel.pages.allocate().pfn)
+    assert taken
+    assert taken.isdisjoint({kernel.store_ring.pfn, kernel.console_ring.pfn})
 
 
 async def test_requests_of_before_the_daemon_wait_for_it(anyio_backend: str) -> None:

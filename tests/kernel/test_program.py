@@ -1,5 +1,7 @@
 """A program from boot to shutdown: exit codes, crashes, arguments, leaks."""
 
+import sys
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -38,6 +40,31 @@ async def test_a_program_that_raises_has_crashed(anyio_backend: str) -> None:
             assert await exit_code(world, domid) is None
             assert "LookupError: what I looked for" in world.console[domid]
             assert 'raise LookupError("what I looked for")' in world.console[domid]
+
+
+@pytest.mark.parametrize(("handed", "code"), [(None, "0"), (0, "0"), (3, "3")])
+async def test_sys_exit_ends_the_program_and_not_the_loop(
+    anyio_backend: str, handed: int | None, code: str
+) -> None:
+    async def program(kernel: Kernel) -> None:
+        sys.exit(handed)
+
+    with anyio.fail_after(10):
+        async with running_machine() as world:
+            domid = await world.create_guest(program)
+            assert await world.ended(domid) == SHUTDOWN_poweroff
+            assert await exit_code(world, domid) == code
+
+
+async def test_what_is_no_exit_code_is_named(anyio_backend: str) -> None:
+    async def program(kernel: Kernel) -> None:
+        sys.exit("a text")
+
+    with anyio.fail_after(10):
+        async with running_machine() as world:
+            domid = await world.create_guest(program)
+            assert await world.ended(domid) == SHUTDOWN_crash
+            assert "returned 'a text', expected an int or None" in world.console[domid]
 
 
 async def test_a_task_of_a_program_that_raises_crashes_it(anyio_backend: str) -> None:
