@@ -13,6 +13,9 @@ from dom0.report.render import human_bytes, printable
 from dom0.toolstack.endings import DESTROYED, OUTCOMES
 from hypervisor.lifecycle import Status
 
+WIDE_COLUMNS: Final = 100
+"""From this width on the live table has room for the programs' names."""
+
 STATE_STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(OUTCOMES.values(), "dim"),
     DESTROYED: "dim",
@@ -93,7 +96,7 @@ class LiveTable:
     def update(self) -> None:
         """Draws the table."""
         room = max(self._live.console.height - _AROUND_THE_ROWS, 1)
-        self._live.update(_table(self._snapshot(room)), refresh=True)
+        self._live.update(_table(self._snapshot(room), self._live.console.width), refresh=True)
 
 
 class PlainLines:
@@ -123,18 +126,22 @@ def watcher_for(console: Console, snapshot: Callable[[int], Snapshot]) -> Watche
     return LiveTable(console, snapshot) if console.is_terminal else PlainLines(console)
 
 
-def _table(snapshot: Snapshot) -> Table:
-    table = Table(box=None, header_style="dim", expand=False, caption_justify="left")
-    for name in ("domain", "state", "program"):
-        table.add_column(name, no_wrap=True)
-    for name in ("hypercalls", "upcalls", "requests", "moved"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("console", no_wrap=True, overflow="ellipsis", max_width=44)
+def _table(snapshot: Snapshot, columns: int) -> Table:
+    """Numbers are always whole; a narrow terminal goes without the programs' names."""
+    wide = columns >= WIDE_COLUMNS
+    table = Table(box=None, header_style="dim", expand=True, caption_justify="left")
+    table.add_column("domain", no_wrap=True, min_width=12)
+    table.add_column("state", no_wrap=True, min_width=9)
+    if wide:
+        table.add_column("program", no_wrap=True)
+    for name, width in (("hypercalls", 10), ("upcalls", 7), ("requests", 8), ("moved", 9)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("console", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in snapshot.rows:
         table.add_row(
             f"{row.domid} {row.name}",
             Text(row.state, style=STATE_STYLES.get(row.state, "")),
-            Text(row.program),
+            *([Text(row.program)] if wide else []),
             f"{row.hypercalls:,}",
             f"{row.upcalls:,}",
             f"{row.requests:,}",

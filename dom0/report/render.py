@@ -1,6 +1,7 @@
 """The closing report for a terminal: what each domain and each device did, and what was expected of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -12,9 +13,20 @@ _CLIP = 40
 _RED = "red"
 
 
+@contextmanager
+def whoever_listens() -> Iterator[None]:
+    """Printing inside may fail: a run does not end because nobody reads what it prints, or the disk is full.
+
+    SystemExit is what rich raises for a broken pipe, after it has made its console quiet.
+    """
+    with suppress(OSError, SystemExit):
+        yield
+
+
 def print_report(report: RunReport, console: Console) -> None:
     """Prints the whole report; on 80 columns, text is folded and no number is cut."""
-    console.print(Group(*_parts(report)))
+    with whoever_listens():
+        console.print(Group(*_parts(report)))
 
 
 def _parts(report: RunReport) -> list[RenderableType]:

@@ -88,9 +88,10 @@ def _create(view: View, connection: Connection, path: bytes, value: bytes) -> No
     new = _new_nodes(node.permissions.inherited_by(connection.domain), missing, value)
     name = paths.leaf(missing[-1])
     _require_quotas(view, connection, node.size + len(name) + 1, new)
-    node = view.change(top, node)
-    node.add_child(name)
-    view.resize(node, len(name) + 1)
+    if name not in node.children:  # see transaction.py
+        node = view.change(top, node)
+        node.add_child(name)
+        view.resize(node, len(name) + 1)
     for created, child in new:
         view.insert(created, child)
 
@@ -146,16 +147,15 @@ def remove(view: View, connection: Connection, path: bytes) -> None:
 
 def remove_tree(view: View, path: bytes, node: Node) -> None:
     """Remove an existing node and all below it, children first. Watches below learn of theirs only."""
-    above = paths.parent(path)
+    above, name = paths.parent(path), paths.leaf(path)
     parent = view.get(above)
-    assert parent is not None
     doomed = list(_children_first(view, path, node))
     for gone, old in doomed:
         view.announce(gone, gone != path, old.permissions)
-    name = paths.leaf(path)
-    parent = view.change(above, parent)
-    parent.drop_child(name)
-    view.resize(parent, -len(name) - 1)
+    if parent is not None and name in parent.children:  # see transaction.py
+        parent = view.change(above, parent)
+        parent.drop_child(name)
+        view.resize(parent, -len(name) - 1)
     for gone, old in doomed:
         view.delete(gone, old)
 
@@ -172,8 +172,8 @@ def _children_first(view: View, path: bytes, node: Node) -> Iterator[tuple[bytes
         else:
             below = paths.join(path, name)
             child = view.get(below)
-            assert child is not None
-            stack.append((below, child, iter(child.children)))
+            if child is not None:  # see transaction.py
+                stack.append((below, child, iter(child.children)))
 
 
 def set_permissions(view: View, connection: Connection, path: bytes, permissions: Permissions) -> None:

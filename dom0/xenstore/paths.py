@@ -7,7 +7,6 @@ ROOT: Final = b"/"
 DOMAINS: Final = b"/local/domain/"
 SPECIAL: Final = b"@"  # @introduceDomain and its like are no paths: they can only be watched
 
-_SLASH: Final = ROOT[0]
 _SHAPE: Final = re.compile(rb"/|(?:/[A-Za-z0-9_@-]+)+")
 _HOME: Final = re.compile(rb"/local/domain/-?[0-9]{1,5}/")
 
@@ -28,12 +27,6 @@ def is_valid(path: bytes, limit: int) -> bool:
 def parent(path: bytes) -> bytes:
     """The path one level up; the root's is the root."""
     return path[: path.rfind(b"/")] or ROOT
-
-
-def ancestors(path: bytes) -> list[bytes]:
-    """All nodes above, the root first."""
-    slashes = [at for at, byte in enumerate(path) if byte == _SLASH and at]
-    return [ROOT, *(path[:at] for at in slashes)] if path != ROOT else []
 
 
 def leaf(path: bytes) -> bytes:

@@ -3,11 +3,14 @@
 It commits only if nothing that it looked at was changed meanwhile (C xenstored's rule: any access counts,
 also a look at a missing node and the listing of a parent). Then its nodes replace the committed ones as they
 are.
+
+What it has seen stays as it was. Once something of that has changed, what it looks at next is of a later
+time: a parent may name a child that is gone, or not name one that is there. It cannot commit any more;
+operations take that as it comes.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from dom0.xenstore import paths
 from dom0.xenstore.domain import Domain
 from dom0.xenstore.errors import Conflict, OverQuota, SpoiledByQuota
 from dom0.xenstore.node import Node
@@ -78,9 +81,7 @@ class Transaction:
 
     def peek(self, path: bytes) -> Node | None:
         entry = self.entries.get(path)
-        if entry is None and not self.spoiled:
-            return self.store.nodes.get(path)
-        return (entry or self._enter(path)).node
+        return self.store.nodes.get(path) if entry is None else entry.node
 
     def get(self, path: bytes) -> Node | None:
         return self._enter(path).node
@@ -88,36 +89,13 @@ class Transaction:
     def _enter(self, path: bytes) -> Entry:
         entry = self.entries.get(path)
         if entry is None:
-            if self.spoiled:
-                for above in paths.ancestors(path):
-                    if above not in self.entries:
-                        self._add(above)
-            entry = self._add(path)
+            base = self.store.nodes.get(path)
+            size = len(path) + (0 if base is None else base.size)
+            self.require_room(self.connection.domain, 1, size)
+            self._charge(_ENTRY_BYTES + size)
+            entry = self.entries[path] = Entry(base)
+            self.store.readers.setdefault(path, set()).add(self)
         return entry
-
-    def _add(self, path: bytes) -> Entry:
-        base = self._base(path)
-        size = len(path) + (0 if base is None else base.size)
-        self.require_room(self.connection.domain, 1, size)
-        self._charge(_ENTRY_BYTES + size)
-        entry = self.entries[path] = Entry(base)
-        self.store.readers.setdefault(path, set()).add(self)
-        return entry
-
-    def _base(self, path: bytes) -> Node | None:
-        """The committed node.
-
-        Once the transaction is spoiled, what it saw is of another time than what it looks at now. It cannot
-        commit, but it shall not see a tree that hangs together wrongly: there is what the parent names, if
-        only an empty node.
-        """
-        base = self.store.nodes.get(path)
-        if self.spoiled and path != paths.ROOT:
-            parent = self.entries[paths.parent(path)].node
-            if parent is None or paths.leaf(path) not in parent.children:
-                return None
-            return base or Node(b"", parent.permissions)
-        return base
 
     def require_room(self, _owner: Domain, entries: int, size: int) -> None:
         connection, domain = self.connection, self.connection.domain
