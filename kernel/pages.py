@@ -81,14 +81,22 @@ class FrameNumbers:
         return first, fresh
 
     def exclude(self, number: int) -> None:
-        """Never hand out `number`. Only before it has been taken; numbers that were given back are not looked
-        at.
-        """
-        if not self._next <= number < self._limit:
+        """Never hand out `number`, unless it has been handed out already. Looks at all free runs."""
+        if self._next <= number < self._limit:
+            below, above = (self._next, number), (number + 1, self._limit)
+            (self._next, self._limit), rest = sorted((below, above), key=_length, reverse=True)
+            self.free -= 1 + _length(rest)
+            self._give_some(*rest)
             return
-        below, above = (self._next, number), (number + 1, self._limit)
-        (self._next, self._limit), (first, end) = sorted((below, above), key=_length, reverse=True)
-        self.free -= 1 + end - first
+        for first, count in self._starts.items():
+            if first <= number < first + count:
+                self._remove(first, count)
+                self.free -= count
+                self._give_some(first, number)
+                self._give_some(number + 1, first + count)
+                return
+
+    def _give_some(self, first: int, end: int) -> None:
         if first < end:
             self.give(first, end - first)
 
