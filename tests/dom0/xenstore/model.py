@@ -82,19 +82,11 @@ class Private:
         return any(self.base.touched.get(path, 0) > when for path, (_, when) in self.seen.items())
 
     def peek(self, path: str) -> Node | None:
-        if path in self.own or self.spoiled():
-            return self.look(path)
-        return self.base.nodes.get(path)
+        return self.own[path] if path in self.own else self.base.nodes.get(path)
 
     def look(self, path: str) -> Node | None:
         if path not in self.seen:
             node = deepcopy(self.base.nodes.get(path))
-            if self.spoiled() and path != "/":
-                parent = self.look(above(path))
-                if parent is None or path.rpartition("/")[2] not in parent.children:
-                    node = None
-                elif node is None:
-                    node = Node("", list(parent.permissions))
             self.seen[path] = (node, self.base.now)
             self.own[path] = deepcopy(node)
         return self.own[path]
@@ -189,9 +181,10 @@ class Model:
             permissions = list(parent.permissions)
             if who:
                 permissions[0] = (permissions[0][0], who, self.lives[who])
-            parent = deepcopy(parent)
-            parent.children.append(made.rpartition("/")[2])
-            view.put(above(made), parent)
+            if (name := made.rpartition("/")[2]) not in parent.children:
+                parent = deepcopy(parent)
+                parent.children.append(name)
+                view.put(above(made), parent)
             view.put(made, Node(value if made == path else "", permissions))
 
     def write(self, view: View, who: int, path: str, value: str) -> str:
@@ -230,19 +223,19 @@ class Model:
         return "OK\0"
 
     def cut(self, view: View, path: str) -> None:
-        parent = deepcopy(view.look(above(path)))
-        assert parent is not None
+        parent, name = deepcopy(view.look(above(path))), path.rpartition("/")[2]
         self.cut_below(view, path, path)
-        parent.children.remove(path.rpartition("/")[2])
-        view.put(above(path), parent)
+        if parent is not None and name in parent.children:
+            parent.children.remove(name)
+            view.put(above(path), parent)
 
     def cut_below(self, view: View, path: str, top: str) -> None:
         node = view.look(path)
-        assert node is not None
-        for name in node.children:
-            self.cut_below(view, below(path, name), top)
-        view.announce(path, path != top, node)
-        view.put(path, None)
+        if node is not None:
+            for name in node.children:
+                self.cut_below(view, below(path, name), top)
+            view.announce(path, path != top, node)
+            view.put(path, None)
 
     def permit(self, view: View, who: int, path: str, entries: list[tuple[str, int]]) -> str:
         if entries[0][1] not in self.lives:

@@ -75,17 +75,18 @@ CONVERSATIONS = {
         tool:A  END T                               -> EAGAIN
         tool:B  END T                               -> EAGAIN
     """,
-    "one that cannot commit any more still sees a tree that hangs together": """
+    "one that cannot commit any more keeps what it saw, and sees the rest as it is now": """
         tool    WRITE /d/x =1                       -> OK
         tool:A  START                               -> begun
         tool:A  DIRECTORY /d                        -> x|
         tool2   RM /d/x                             -> OK
         tool2   WRITE /d/y/z =1                     -> OK
-        tool:A  READ /d/y/z                         -> ENOENT
-        tool:A  READ /d/x                           ->
+        tool:A  READ /d/y/z                         -> 1
+        tool:A  READ /d/x                           -> ENOENT
         tool:A  DIRECTORY /d                        -> x|
-        tool:A  WRITE /d/y/z =2                     -> OK
-        tool:A  DIRECTORY /d                        -> x|y|
+        tool:A  RM /d/y                             -> OK
+        tool:A  WRITE /d/x/w =2                     -> OK
+        tool:A  DIRECTORY /d                        -> x|
         tool:A  RM /d                               -> OK
         tool:A  DIRECTORY /                         -> tool|
         tool:A  END T                               -> EAGAIN
