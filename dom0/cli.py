@@ -24,16 +24,6 @@ EXIT_BAD_FILE = 2
 LOG_COLUMNS = 132
 """How wide the report is where no terminal says how wide it may be."""
 
-
-class PatientConsole(Console):
-    """Whoever reads our output may stop: the machine goes on, its report is written, the status is told."""
-
-    def on_broken_pipe(self) -> None:
-        """Says nothing more."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 app = typer.Typer(
     name="domzero",
     help="A Xen you can pip install.",
@@ -56,9 +46,9 @@ def launch(
     scenario = _load(file)
     if loop is not None:
         scenario = scenario.model_copy(update={"loop": loop})
-    console = PatientConsole()
+    console = Console()
     if not console.is_terminal:
-        console = PatientConsole(width=LOG_COLUMNS)
+        console = Console(width=LOG_COLUMNS)
     try:
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dom0.report.render import human_bytes, printable
+from dom0.report.render import human_bytes, printable, whoever_listens
 from dom0.toolstack.endings import DESTROYED, OUTCOMES
 from hypervisor.lifecycle import Status
 
@@ -87,16 +87,20 @@ class LiveTable:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._live.__exit__(None, None, None)
+        with whoever_listens():
+            self._live.__exit__(None, None, None)
 
     def event(self, line: str) -> None:
         """Prints `line` above the table."""
-        self._live.console.print(Text(printable(line)))
+        with whoever_listens():
+            self._live.console.print(Text(printable(line)))
 
     def update(self) -> None:
         """Draws the table."""
         room = max(self._live.console.height - _AROUND_THE_ROWS, 1)
-        self._live.update(_table(self._snapshot(room), self._live.console.width), refresh=True)
+        table = _table(self._snapshot(room), self._live.console.width)
+        with whoever_listens():
+            self._live.update(table, refresh=True)
 
 
 class PlainLines:
@@ -115,7 +119,8 @@ class PlainLines:
 
     def event(self, line: str) -> None:
         """Prints `line`."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
+        with whoever_listens():
+            self._console.print(Text(printable(line)), soft_wrap=True)
 
     def update(self) -> None:
         """Lines are printed as things happen, so there is nothing to draw."""
