@@ -162,6 +162,55 @@ async def test_a_barrier_waits_for_all_before_it_and_all_behind_it_wait() -> Non
         assert ended[2:] == ["flush", "write 8192", "flush", "write 12288", "flush"]
 
 
+async def test_what_is_behind_a_barrier_waits_even_if_it_is_quick() -> None:
+    store = SlowFlush(config())
+    async with served(store) as ring:
+        ring.put(request(WRITE, 1, 80, 0), request(WRITE, 2, 88, 1))  # maps the pages
+        assert await ring.answers() == [1, 2]
+        store.calls.clear()
+        ring.put(
+            request(BARRIER, 3, 0, 0), request(WRITE, 4, 8, 1), request(FLUSH, 5), request(WRITE, 6, 16, 0)
+        )
+        assert await ring.answers() == []
+        assert store.calls == ["flush"]
+        store.gate.set()
+        assert sorted(await ring.answers()) == [3, 4, 5, 6]
+        assert store.calls[:5] == ["flush", "flushed", "write 0", "flush", "flushed"]
+
+
+async def test_a_plain_barrier_waits_for_what_is_in_flight() -> None:
+    class SlowReads(MemoryStore):
+        async def read(self, offset: int, buffers: Sequence[memoryview]) -> None:  # type: ignore[override]
+            await gate.wait()
+
+    gate = anyio.Event()
+    async with served(SlowReads(config())) as ring:
+        ring.put(
+            request(READ, 1, 0, 0), request(BARRIER, 2), request(BARRIER, 3, 0, 1), request(WRITE, 4, 8, 2)
+        )
+        assert await ring.answers() == []
+        gate.set()
+        assert await ring.answers() == [1, 2, 3, 4]
+
+
+async def test_what_comes_between_the_last_look_and_sleep_is_seen() -> None:
+    """The frontend publishes while the backend arms its bell: without the final check nobody would ever ring."""
+    async with served(MemoryStore(config())) as ring:
+        await anyio.wait_all_tasks_blocked()
+        rearm = ring.queue.ring.rearm
+        slots = [request(READ, 2, 0, 0)]
+
+        def late() -> bool:
+            if slots:
+                ring.front.put(slots.pop())
+                ring.front.publish()
+            return rearm()
+
+        ring.queue.ring = cast(BackRing, _Watched(ring.queue.ring, rearm=late))
+        ring.put(request(READ, 1, 0, 0))
+        assert await ring.answers() == [1, 2]
+
+
 async def test_a_flush_holds_nothing_up() -> None:
     """Reads and writes go on while it lasts, and it is answered when it has ended."""
     store = SlowFlush(config())
@@ -205,7 +254,7 @@ async def test_transient_pages_are_unmapped_before_the_answer_is_shown() -> None
             mapped.append(len(ring.grants.mapped))
             return publish()
 
-        object.__setattr__(ring.queue, "ring", _Watched(ring.queue.ring, watched))
+        ring.queue.ring = cast(BackRing, _Watched(ring.queue.ring, publish=watched))
         ring.put(*(request(READ, index, 0, index) for index in range(9)), request(WRITE, 9, 0, *range(11)))
         assert len(await ring.answers()) == 10
         assert mapped == [0]
@@ -213,11 +262,11 @@ async def test_transient_pages_are_unmapped_before_the_answer_is_shown() -> None
 
 
 class _Watched:
-    """A ring whose `publish` is looked at."""
+    """A ring some of whose methods are others."""
 
-    def __init__(self, ring: BackRing, publish: object) -> None:
+    def __init__(self, ring: BackRing, **methods: object) -> None:
         self._ring = ring
-        self.publish = publish
+        self.__dict__ |= methods
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._ring, name)

@@ -1,5 +1,7 @@
 """The queue: what goes out together, what comes back, and what a lying backend gets."""
 
+from typing import cast
+
 import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +11,7 @@ from frontends.block.submissions import Caller, Pages, Slots
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
 from ringbuffers.protocols.blkif_columns import READ_HEAD, WRITE_HEAD, page_word
+from ringbuffers.ring import FrontRing
 from tests.frontends.block.rings import Played, waiter
 
 pytestmark = pytest.mark.anyio
@@ -232,8 +235,39 @@ async def test_what_a_backend_never_answers_is_not_kept_for_ever_with_all_that_f
         assert caller.ended
     flight = played.queue._flight
     assert sum(len(run.ids) for run in flight._runs) <= 4096
-    played.answer((held.id, READ, 0))
+    played.queue.disconnect()
+    played.connect()
+    assert played.answer_all() == [held]
     assert stuck.ended
+
+
+async def test_what_comes_between_the_last_look_and_sleep_is_seen() -> None:
+    """The backend answers while the frontend arms its bell: without the final check nobody would ever ring."""
+    played = Played()
+    played.connect()
+    ring = played.queue._ring
+    assert ring is not None
+
+    class Late:
+        """The ring, on which an answer appears at the last moment."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(ring, name)
+
+        def rearm(self) -> bool:
+            for request in played.taken():
+                played.back.put(blkif.Response(request.id, READ, 0).pack())
+            played.back.publish()
+            return ring.rearm()
+
+    played.queue._ring = cast(FrontRing, Late())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(played.queue.run)
+        caller, batch = pages(1)
+        played.queue.submit(batch)
+        with anyio.fail_after(5):
+            await caller.waiter.wait()
+        tasks.cancel_scope.cancel()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,0 +1,111 @@
+"""The quick path takes nothing that the slow one would not have taken, and does the same with it."""
+
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ByteSize
+
+from backends.block.memory import MemoryStore, MemoryStoreConfig
+from backends.block.opened import OpenedStore
+from backends.block.pages import GrantedPages, PageBudget
+from backends.block.requests import Transfer, judge
+from backends.block.service import Service
+from backends.block.stats import BlockStats
+from backends.block.whole_pages import WholePages
+from kernel.grants import Grants
+from ringbuffers.protocols import blkif
+from tests.backends.block.granting import FakeGrants
+from tests.backends.block.stores import GatedStore
+
+SECTORS = 256
+MAPPED = 10  # of 16 pages
+sectors = st.one_of(
+    st.integers(0, SECTORS + 8), st.sampled_from([SECTORS - 8, SECTORS - 7, 2**63, 2**64 - 1])
+)
+requests = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1]),
+        sectors,
+        st.integers(0, 15),
+        st.sampled_from([(0, 7), (0, 7), (1, 7), (0, 6)]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def opened(*, read_only: bool, sector_size: int) -> OpenedStore:
+    store = MemoryStore(
+        MemoryStoreConfig(size=ByteSize(SECTORS * 512), sector_size=sector_size), read_only=read_only
+    )
+    store.open()
+    return OpenedStore(store)
+
+
+def mapped_pages() -> tuple[FakeGrants, GrantedPages]:
+    grants = FakeGrants(16)
+    pages = GrantedPages(cast(Grants, grants), 1, PageBudget(), 64)
+    pages.lease([(gref, False) for gref in range(MAPPED)]).release()
+    return grants, pages
+
+
+@given(requests, st.booleans(), st.sampled_from([512, 4096]))
+def test_it_takes_what_would_be_taken_and_is_mapped(
+    found: list[tuple[int, int, int, tuple[int, int]]], read_only: bool, sector_size: int
+) -> None:
+    disk = opened(read_only=read_only, sector_size=sector_size)
+    _, pages = mapped_pages()
+    whole = WholePages(Service(disk, BlockStats()), pages)
+    slots = [
+        blkif.Request(operation, 0, index, sector, (blkif.Segment(gref, *part),))
+        for index, (operation, sector, gref, part) in enumerate(found)
+    ]
+    quick = whole.find(b"".join(slot.pack() for slot in slots)) is not None
+    taken = [judge(slot, disk, 256) for slot in slots]
+    assert quick is all(
+        isinstance(judged, Transfer) and judged.length == 4096 and judged.segments[0].gref < MAPPED
+        for judged in taken
+    )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 31), st.integers(0, MAPPED - 1)), min_size=1)
+)
+def test_it_moves_the_right_bytes_in_order(found: list[tuple[int, int, int]]) -> None:
+    disk = opened(read_only=False, sector_size=512)
+    grants, pages = mapped_pages()
+    stats = BlockStats()
+    whole = WholePages(Service(disk, stats), pages)
+    memory = [bytes([gref]) * 4096 for gref in range(MAPPED)]
+    for gref, content in enumerate(memory):
+        grants.memory[gref][:] = content
+    content = [bytes(4096)] * 32
+    slots = [
+        blkif.Request(operation, 0, 1000 + index, place * 8, (blkif.Segment(gref, 0, 7),)).pack()
+        for index, (operation, place, gref) in enumerate(found)
+    ]
+    answers = whole.serve(b"".join(slots))
+    for operation, place, gref in found:
+        if operation:
+            content[place] = memory[gref]
+        else:
+            memory[gref] = content[place]
+    assert [bytes(grants.memory[gref]) for gref in range(MAPPED)] == memory
+    disk_bytes = bytearray(SECTORS * 512)
+    disk.store.read(0, [memoryview(disk_bytes)])
+    assert disk_bytes == b"".join(content)
+    assert answers is not None
+    assert bytes(answers) == b"".join(
+        blkif.Response(1000 + index, operation, 0).pack() for index, (operation, _, _) in enumerate(found)
+    )
+    assert stats.bytes_read + stats.bytes_written == 4096 * len(found)
+
+
+def test_a_store_that_waits_is_never_served_here() -> None:
+    store = GatedStore(MemoryStoreConfig(size=ByteSize(1 << 20)))
+    store.sectors = 2048
+    disk = OpenedStore(store)
+    _, pages = mapped_pages()
+    slot = blkif.Request(0, 0, 1, 0, (blkif.Segment(0, 0, 7),)).pack()
+    assert WholePages(Service(disk, BlockStats()), pages).find(slot) is None
