@@ -35,6 +35,7 @@ async def run_program(platform: Platform, program: Program, args: Mapping[str, A
     drivers have counted in data/report.
     """
     kernel: Kernel | None = None
+    reason = SHUTDOWN_crash  # unless the program says otherwise
     try:
         async with Kernel.boot(platform) as kernel:
             reason = await _execute(kernel, program, args or {})

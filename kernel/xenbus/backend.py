@@ -9,6 +9,7 @@ from kernel.xenbus.device import Device
 from kernel.xenbus.drivers import BackendDriver, Keys
 from kernel.xenbus.folder import publish, read_folder
 from kernel.xenbus.frontend import BadDeviceFolder, domid_of
+from kernel.xenbus.state_node import read_state, write_state
 from kernel.xenbus.states import Side, XenbusState
 from kernel.xenbus.table import Action, Event
 
@@ -95,22 +96,11 @@ class BackendDevice(Device):
         await self.driver.disconnect()
 
     async def _rest(self) -> None:
-        if await self.kernel.store.read(f"{self.path}/online") == "0":
-            await self._apply(Event.OFFLINE)
-
-    async def _enter(self, state: XenbusState, *, write: bool) -> None:
-        if state is XenbusState.Unknown and self.own is not XenbusState.Closed:
-            await self._say_closed()
-        await super()._enter(state, write=write)
-
-    async def _say_closed(self) -> None:
-        """The frontend is gone, and nothing of it is held any more. A toolstack that waits to remove our folder
-        sees that by the state Closed, which Linux's backends write when they are removed, too.
+        """online=0: the toolstack takes the device away and waits for Closed. It may have written Closing over
+        the Closed that was just written.
         """
-        path = f"{self.path}/state"
-
-        async def write(transaction: Transaction) -> None:
-            if await transaction.exists(path):
-                await transaction.write(path, str(int(XenbusState.Closed)))
-
-        await self.kernel.store.transact(write)
+        store = self.kernel.store
+        if await store.read_many([f"{self.path}/online"]) == ["0"]:
+            if await read_state(store, self.path) is XenbusState.Closing:
+                await write_state(store, self.path, XenbusState.Closed, XenbusState.Closed)
+            await self._apply(Event.OFFLINE)

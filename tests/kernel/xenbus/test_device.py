@@ -393,3 +393,36 @@ async def test_removed_and_attached_again_in_one_transaction(anyio_backend: str)
         assert device.back.keys["mode"] == "r"
         assert isinstance(old_driver, ToyFrontend)
         assert old_driver.calls[:3] == ["negotiate", "connected", "closing"]
+
+
+async def test_a_wish_to_detach_that_comes_just_after_the_backend_has_closed(anyio_backend: str) -> None:
+    """The toolstack writes Closing over Closed, and waits for Closed."""
+    async with attached() as device:
+        back = device.back
+        rest = back._rest
+
+        async def detach_then_rest() -> None:
+            await device.detach()
+            await rest()
+
+        back._rest = detach_then_rest  # type: ignore[method-assign]
+        device.front.close()
+        while back in device.dom0.devices:
+            await anyio.lowlevel.checkpoint()
+        assert await device.states() == ("6", "6")
+
+
+async def test_a_backend_that_starts_on_a_detached_device_lets_it_be(anyio_backend: str) -> None:
+    async with attached(serve=False, use=False) as device:
+        await device.dom0.store.write_many(
+            {
+                f"{device.back_path}/online": "0",
+                f"{device.back_path}/state": "5",
+                f"{device.front_path}/state": "6",
+            }
+        )
+        device.dom0.tasks.start_soon(device.bus.run)
+        await device.reach(S.Closed, S.Closed)
+        while device.bus.devices:
+            await anyio.lowlevel.checkpoint()
+        assert await device.states() == ("6", "6")
