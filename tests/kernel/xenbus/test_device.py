@@ -412,12 +412,13 @@ async def test_a_wish_to_detach_that_comes_just_after_the_backend_has_closed(any
         assert await device.states() == ("6", "6")
 
 
-async def test_a_backend_that_starts_on_a_detached_device_lets_it_be(anyio_backend: str) -> None:
+@pytest.mark.parametrize("left", ["5", "6"])
+async def test_a_backend_that_starts_on_a_detached_device_lets_it_be(anyio_backend: str, left: str) -> None:
     async with attached(serve=False, use=False) as device:
         await device.dom0.store.write_many(
             {
                 f"{device.back_path}/online": "0",
-                f"{device.back_path}/state": "5",
+                f"{device.back_path}/state": left,
                 f"{device.front_path}/state": "6",
             }
         )
@@ -426,3 +427,13 @@ async def test_a_backend_that_starts_on_a_detached_device_lets_it_be(anyio_backe
         while device.bus.devices:
             await anyio.lowlevel.checkpoint()
         assert await device.states() == ("6", "6")
+
+
+async def test_a_backend_that_connects_again_looks_at_its_folder_again(anyio_backend: str) -> None:
+    async with attached() as device:
+        device.front.close()
+        await device.reach(S.Closed, S.Closed)
+        await device.dom0.store.write(f"{device.back_path}/mode", "r")
+        device.front.reopen()
+        await device.reach(S.Connected, S.Connected)
+        assert device.back.keys["mode"] == "r"
