@@ -5,6 +5,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.lowlevel import checkpoint
 from pydantic import ByteSize
 
 from backends.block.memory import MemoryStoreConfig
@@ -127,7 +128,7 @@ async def test_requests_wait_for_a_backend_that_comes_back(tmp_path: Path) -> No
                     tasks.start_soon(work, sector)
                 tasks.start_soon(back_comes_and_goes, rig, guest)
                 while disk.device.own is XenbusState.Connected:
-                    await anyio.sleep(0)
+                    await checkpoint()
                 tasks.start_soon(disk.write_many, [(index * 8 % 1600, b) for index, b in enumerate(buffers)])
         assert disk.stats.reconnections == 1
         for sector in range(64):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from frontends.block.disk import Disk
 from tests.rig import MIB, memory_disk, running_rig
@@ -19,7 +20,7 @@ async def test_the_backend_says_closed_when_its_frontend_is_gone(tmp_path: Path)
         await store.rm(f"/local/domain/{guest.domid}/device/vbd/{XVDA}")
         with anyio.fail_after(5):
             while await store.read(f"backend/vbd/{guest.domid}/{XVDA}/state") != "6":
-                await anyio.sleep(0)
+                await checkpoint()
         guest.kill()
 
 

@@ -69,6 +69,29 @@ def test_it_takes_what_would_be_taken_and_is_mapped(
     )
 
 
+def test_what_it_leaves_to_the_slow_path() -> None:
+    """One reason at a time."""
+    _, pages = mapped_pages()
+
+    def found(
+        operation: int, sector: int, gref: int, *, read_only: bool = False, sector_size: int = 512
+    ) -> bool:
+        disk = opened(read_only=read_only, sector_size=sector_size)
+        slot = blkif.Request(operation, 0, 1, sector, (blkif.Segment(gref, 0, 7),)).pack()
+        return WholePages(Service(disk, BlockStats()), pages).find(slot) is not None
+
+    assert found(0, 8, 0)
+    assert found(1, SECTORS - 8, MAPPED - 1)
+    assert found(0, 8, 0, read_only=True)
+    assert found(1, 8, 0, sector_size=4096)
+    assert not found(1, 8, 0, read_only=True)
+    assert not found(0, 4, 0, sector_size=4096)
+    assert not found(1, SECTORS - 7, 0)
+    assert not found(0, 2**64 - 1, 0)
+    assert not found(0, 8, MAPPED)
+    assert not found(2, 8, 0)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 31), st.integers(0, MAPPED - 1)), min_size=1)
 )
