@@ -95,6 +95,16 @@ class BackendDevice(Device):
     async def _disengage(self) -> None:
         await self.driver.disconnect()
 
+    async def _enter(self, state: XenbusState, *, write: bool) -> None:
+        """The frontend's folder is gone (PEER_GONE) and nothing of it is held any more: say Closed before the
+        device is forgotten, as Linux's backends do. A toolstack that destroys a domain waits for that.
+        """
+        if state is XenbusState.Unknown and self.own is not XenbusState.Closed:
+            store = self.kernel.store
+            if await read_state(store, self.path) is not XenbusState.Unknown:
+                await write_state(store, self.path, self.own, XenbusState.Closed)
+        await super()._enter(state, write=write)
+
     async def _rest(self) -> None:
         """online=0: the toolstack takes the device away and waits for Closed. It may have written Closing over
         the Closed that was just written.
