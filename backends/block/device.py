@@ -60,7 +60,8 @@ class BlockDevice:
         self._port: EventPort | None = None
 
     async def features(self) -> Keys:
-        """Opens the store and says what the ring may be like. Raises StoreError, OSError."""
+        """Opens the store and says what the ring may be like. Raises BadKeys, StoreError, OSError."""
+        self.setup = SetupKeys.read(self.device.path, self.device.keys)  # it may be another disk by now
         try:
             self.disk = await OpenedStore.open(self._open_store(self.setup))
         except Exception:
