@@ -12,7 +12,7 @@ import anyio
 
 from dom0.toolstack.errors import DeviceExists, NoSuchGuest
 from dom0.toolstack.layout import DevicePaths, Node, domain_path
-from dom0.toolstack.store_nodes import remove_tree, write_nodes
+from dom0.toolstack.store_nodes import OneAtATime, remove_tree, write_nodes
 from kernel.xenbus.states import XenbusState
 from kernel.xenstore.client import XenStoreClient
 from kernel.xenstore.errors import StoreError
@@ -32,8 +32,9 @@ _CLOSED: Final = str(int(XenbusState.Closed))
 class Devices:
     """All devices that this toolstack has added."""
 
-    def __init__(self, store: XenStoreClient) -> None:
+    def __init__(self, store: XenStoreClient, transact: OneAtATime) -> None:
         self._store = store
+        self._transact = transact
         self._known: dict[int, dict[Device, DevicePaths]] = {}
 
     def of(self, domid: int) -> list[Device]:
@@ -54,7 +55,7 @@ class Devices:
 
         known[device] = DevicePaths.of(device[0], domid, device[1])
         try:
-            await self._store.transact(write)
+            await self._transact(write)
         except (NoSuchGuest, StoreError):
             self._forget(domid, device)
             raise
@@ -70,12 +71,14 @@ class Devices:
             (state,) = await transaction.read_many([f"{paths.frontend}/state"])
             if state in (None, _INITIALISING):
                 return False
-            if await transaction.exists(paths.backend):
+            (backend,) = await transaction.read_many([f"{paths.backend}/state"])
+            if backend is not None:
                 await transaction.write(f"{paths.backend}/online", "0")
-                await transaction.write(f"{paths.backend}/state", _CLOSING)
+                if backend != _CLOSED:  # which is how it stays, as with libxl: nobody would say so again
+                    await transaction.write(f"{paths.backend}/state", _CLOSING)
             return True
 
-        if await self._store.transact(ask):
+        if await self._transact(ask):
             closed = await self._closed(paths)
         else:
             closed = await self._withdraw(paths)
@@ -100,7 +103,7 @@ class Devices:
             if await transaction.exists(paths.backend):
                 await transaction.write(f"{paths.backend}/online", "0")
 
-        await self._store.transact(withdraw)
+        await self._transact(withdraw)
         return await self._closed(paths)
 
     async def _closed(self, paths: DevicePaths) -> bool:
@@ -118,10 +121,10 @@ class Devices:
 
     async def _remove(self, domid: int, device: Device, paths: DevicePaths) -> None:
         async def remove(transaction: Transaction) -> None:
-            for path in (paths.frontend, paths.private, paths.backend):
+            for path in (paths.frontend, paths.private, paths.backend, paths.error):
                 await remove_tree(transaction, path)
 
-        await self._store.transact(remove)
+        await self._transact(remove)
         self._forget(domid, device)
 
     def _forget(self, domid: int, device: Device) -> None:

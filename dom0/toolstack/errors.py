@@ -1,6 +1,7 @@
 """What can go wrong with domains and devices besides a refused hypercall or XenStore request."""
 
 from kernel.errors import KernelError
+from kernel.hypercalls import HypercallError
 
 
 class NoSuchGuest(KernelError):
@@ -34,7 +35,8 @@ class BuildError(KernelError):
     """A domain could not be built; what was made of it is destroyed again."""
 
     def __init__(self, name: str, step: str, cause: Exception) -> None:
-        super().__init__(f"domain {name} could not be built: {step}: {cause}")
+        why = f"{cause.op}: {cause.errno_name}" if isinstance(cause, HypercallError) else str(cause)
+        super().__init__(f"domain {name} could not be built: {step}: {why}")
         self.name = name
         self.step = step
         self.cause = cause

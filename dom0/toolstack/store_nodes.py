@@ -1,10 +1,31 @@
 """Writing and removing descriptions in XenStore, inside transactions."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import anyio
 
 from dom0.toolstack.layout import Node
+from kernel.xenstore.client import XenStoreClient
 from kernel.xenstore.errors import StoreError
 from kernel.xenstore.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class OneAtATime:
+    """The transactions of a toolstack. They all change the same few folders, so that two at a time would only
+    make each other begin anew.
+    """
+
+    def __init__(self, store: XenStoreClient) -> None:
+        self._store = store
+        self._turn = anyio.Lock()
+
+    async def __call__(self, function: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `function` in a transaction, when its turn has come. Raises what XenStoreClient.transact does."""
+        async with self._turn:
+            return await self._store.transact(function)
 
 
 async def write_nodes(transaction: Transaction, nodes: Iterable[Node]) -> None:

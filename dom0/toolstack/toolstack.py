@@ -20,7 +20,7 @@ from dom0.toolstack.devices import Devices
 from dom0.toolstack.endings import Endings
 from dom0.toolstack.errors import NoSuchDisk, NoSuchGuest
 from dom0.toolstack.layout import Node, StoreDescription, console, description, disk, domain_path, skeleton
-from dom0.toolstack.store_nodes import remove_tree, write_nodes
+from dom0.toolstack.store_nodes import OneAtATime, remove_tree, write_nodes
 from dom0.vdev import vdev_number
 from kernel.hypercalls import HypercallNoSuchDomain
 from kernel.kernel import Kernel
@@ -78,7 +78,8 @@ class Toolstack:
         self._now = now
         self._uuids: dict[int, str] = {}
         self._destroying: dict[int, anyio.Event] = {}
-        self.devices = Devices(kernel.store)
+        self._transact = OneAtATime(kernel.store)
+        self.devices = Devices(kernel.store, self._transact)
         self.endings = Endings(kernel)
 
     @property
@@ -132,7 +133,7 @@ class Toolstack:
 
     async def _write(self, nodes: Iterable[Node]) -> None:
         kept = list(nodes)
-        await self._store.transact(lambda transaction: write_nodes(transaction, kept))
+        await self._transact(lambda transaction: write_nodes(transaction, kept))
 
     def start(self, domid: int) -> None:
         """Lets a domain run that was created. Raises NoSuchGuest."""
@@ -171,7 +172,7 @@ class Toolstack:
                 raise NoSuchGuest(domid)
             await transaction.write(path, reason)
 
-        await self._store.transact(ask)
+        await self._transact(ask)
 
     async def exit_code(self, domid: int) -> int | None:
         """What the domain's program returned, as its kernel has written it; None if it said nothing."""
@@ -230,7 +231,7 @@ class Toolstack:
             for path in paths:
                 await remove_tree(transaction, path)
 
-        await self._store.transact(remove)
+        await self._transact(remove)
         await self.devices.remove_all(domid)  # one that was being attached when this began
         self.endings.forget(domid)
 
