@@ -30,7 +30,7 @@ from ringbuffers.ring import BackRing
 MAX_INDIRECT_SEGMENTS: Final = 256
 _SLOT: Final = blkif.REQUEST_SLOT_SIZE
 _IDLE_POLLS: Final = 4  # looks at an empty ring before it sleeps
-_PAGES_AT_ONCE: Final = 1024  # mapped together for requests that are served together (XSA-300)
+_PAGES_AT_ONCE: Final = 256  # mapped and served together; then others have their turn (XSA-300)
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
@@ -85,7 +85,8 @@ class BlockQueue:
         """The frontend has something on the ring: serve it now, and look for more. The event port's
         callback.
         """
-        self._look()
+        if not self._held:  # whoever has more on the ring than a turn may take waits for the next
+            self._look()
         self._turn.set()
 
     async def close(self) -> None:
@@ -98,8 +99,8 @@ class BlockQueue:
         self.pages.close()
 
     def _look(self) -> bool:
-        """Serves what is on the ring now, at most as much as the ring holds. Returns whether there was
-        anything.
+        """Serves what is on the ring now, as much as one turn may take; the rest is held for the next.
+        Returns whether there was anything.
         """
         if self._stopped or self._barrier is not None:
             return False
@@ -126,7 +127,7 @@ class BlockQueue:
         self._broken(error)
 
     def _serve(self, run: bytes) -> None:
-        """Serves a run of slots in order, up to a barrier that must wait."""
+        """Serves a run of slots in order, up to a barrier that must wait, or the end of this turn."""
         if self._serve_pages(run):
             return
         others: list[bytes] = []
@@ -139,7 +140,7 @@ class BlockQueue:
             if others and self._whole_pages.find(stretch) is not None:
                 self._serve_together(others)
                 others = []
-                if self._barrier is not None:
+                if self._barrier is not None or self._held:
                     self._held += run[start:]
                     return
             if others or not self._serve_pages(stretch):
@@ -157,16 +158,16 @@ class BlockQueue:
         return True
 
     def _serve_together(self, slots: list[bytes]) -> None:
-        """Serves requests of any kind in order, as many at once as may have their pages mapped together."""
-        start = pages = 0
+        """Serves requests of any kind in order, as many as may have their pages mapped together. The rest is
+        held: large requests of one guest do not keep the other disks waiting.
+        """
+        pages = 0
         for index, slot in enumerate(slots):
             pages += slot[2] | slot[3] << 8 if slot[0] == blkif.BLKIF_OP_INDIRECT else slot[1]
             if pages >= _PAGES_AT_ONCE or index == len(slots) - 1:
-                self._serve_group(slots[start : index + 1])
-                if self._barrier is not None:
-                    self._held += b"".join(slots[index + 1 :])
-                    return
-                start, pages = index + 1, 0
+                self._serve_group(slots[: index + 1])
+                self._held += b"".join(slots[index + 1 :])
+                return
 
     def _serve_group(self, slots: list[bytes]) -> None:
         """Serves these requests with one mapping of all their pages; what must wait gets its own and

@@ -85,11 +85,12 @@ def description(domain: StoreDescription) -> Iterator[Node]:
 
 @dataclass(frozen=True, slots=True)
 class DevicePaths:
-    """The three folders of a device: the frontend's, the backend's and the toolstack's own."""
+    """The folders of a device: the frontend's, the backend's, the toolstack's own, and its backend's errors."""
 
     frontend: str
     backend: str
     private: str
+    error: str
 
     @classmethod
     def of(cls, kind: str, domid: int, devid: int, backend_domid: int = 0) -> "DevicePaths":
@@ -100,6 +101,7 @@ class DevicePaths:
             frontend=f"{home}/console" if first_console else f"{home}/device/{kind}/{devid}",
             backend=f"{domain_path(backend_domid)}/backend/{kind}/{domid}/{devid}",
             private=f"/libxl/{domid}/device/{kind}/{devid}",
+            error=f"{domain_path(backend_domid)}/error/backend/{kind}/{domid}/{devid}",
         )
 
 

@@ -9,6 +9,7 @@ stops the whole machine; those of strangers belong into processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from traceback import format_exception
 from typing import TYPE_CHECKING
@@ -153,7 +154,9 @@ class CoroutineVcpu:
                 publish_system_time(self.vcpu)
                 await self._program(self)
                 domain.shutdown(SHUTDOWN_poweroff)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if _is_for_the_host(error):
+                raise
             # A domain that has shut down or dies executes nothing more: what its clean-up meets is no crash.
             if not domain.stopped:
                 self.failure = "".join(format_exception(error))
@@ -162,3 +165,16 @@ class CoroutineVcpu:
         finally:
             self.vcpu.enter_runstate(RUNSTATE_offline, self.now_ns())
             self.finished.set()
+
+
+def _is_for_the_host(error: BaseException) -> bool:
+    """Whether `error` ends more than one domain: an interrupt, or the cancellation of whoever runs them all.
+    SystemExit, and a cancellation that a program has made up or let escape, are that program's own.
+    """
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_for_the_host(inner) for inner in error.exceptions)
+    return (
+        isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf
+    )
