@@ -139,6 +139,23 @@ async def test_every_way_to_end_leaves_nothing(
         await assert_nothing_left(machine, before)
 
 
+async def test_errors_of_a_backend_go_with_its_device(tmp_path: Path) -> None:
+    """The image is missing: the backend has said so in dom0's error folder."""
+    async with running_machine(tmp_path) as machine:
+        before = await dumped(machine.store)
+        disk = DiskSpec(vdev="xvda", config={"path": "none.img"})
+        guest = await machine.start(programs.sleep, disks=[disk])
+        error = f"/local/domain/0/error/backend/vbd/{guest.domid}/{programs.XVDA}/error"
+        with anyio.fail_after(20):
+            async with machine.store.watch(error) as watch:
+                async for _ in watch:
+                    if await machine.store.exists(error):
+                        break
+        assert "none.img" in await machine.store.read(error)
+        await guest.destroy()
+        await assert_nothing_left(machine, before)
+
+
 async def test_a_reboot_is_told_from_a_poweroff(tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
         guest = await machine.start(programs.sleep)
