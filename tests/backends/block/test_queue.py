@@ -9,6 +9,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from pydantic import ByteSize
 
+from backends.block import queue as queue_module
 from backends.block.memory import MemoryStore, MemoryStoreConfig
 from backends.block.opened import OpenedStore
 from backends.block.pages import GrantedPages, PageBudget
@@ -129,6 +130,16 @@ async def test_requests_are_begun_in_the_order_of_the_ring() -> None:
             assert found[1] == b"\x03" * 4096
             assert found[2] == b"\x04" * 4096
         assert ring.stats.requests == {"read": 6, "write": 8}
+
+
+async def test_large_requests_are_served_a_turn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others of the loop have theirs in between, and nothing is lost or put out of order."""
+    monkeypatch.setattr(queue_module, "_PAGES_AT_ONCE", 4)
+    async with served(MemoryStore(config())) as ring:
+        ring.put(*(request(READ, number, 0, 0, 1, 2) for number in range(8)))
+        at_once = [blkif.Response.unpack(slot).id for slot in ring.front.take_many()]
+        assert at_once == [0, 1]
+        assert at_once + await ring.answers() == list(range(8))
 
 
 async def test_a_store_that_waits_serves_many_at_once_and_answers_as_they_end() -> None:
