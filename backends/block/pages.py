@@ -10,15 +10,14 @@ what was used since the last turn, `_older` the rest in the order of their last 
 needed do the generations turn and do the first of `_older` go.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
 from kernel.errors import KernelError
 from kernel.grants import Grants
-from kernel.mapping import GrantError, Mapping
-from ringbuffers.protocols.blkif import SECTOR_SIZE, Segment
+from kernel.mapping import Mapping
+from ringbuffers.protocols.blkif import SECTOR_SIZE, SECTORS_PER_PAGE, Segment
 
 DEFAULT_DOMAIN_PAGES: Final = 8192
 
@@ -38,12 +37,11 @@ class PageBudget:
 class Lease:
     """Pages of some requests, mapped and safe from eviction until `release`."""
 
-    __slots__ = ("_owner", "_pages", "_pinned", "_transient")
+    __slots__ = ("_owner", "_pages", "_transient")
 
     def __init__(self, owner: "GrantedPages") -> None:
         self._owner = owner
         self._pages: dict[tuple[int, bool], memoryview] = {}
-        self._pinned: list[int] = []
         self._transient: list[Mapping] = []
 
     def page(self, gref: int, *, writes: bool) -> memoryview | None:
@@ -57,13 +55,14 @@ class Lease:
             page = self._pages.get((gref, writes))
             if page is None:
                 return None
-            found.append(page[first * SECTOR_SIZE : (last + 1) * SECTOR_SIZE])
+            whole = last == SECTORS_PER_PAGE - 1 and not first
+            found.append(page if whole else page[first * SECTOR_SIZE : (last + 1) * SECTOR_SIZE])
         return found
 
     def release(self) -> None:
         """Unmaps what was mapped for these requests alone. To be called once, before they are answered."""
+        self._owner._end(self, self._transient)
         self._pages.clear()
-        self._owner._release(self._pinned, self._transient)
 
 
 class GrantedPages:
@@ -88,7 +87,7 @@ class GrantedPages:
         self.recent: dict[int, FullPage] = {}
         self._older: dict[int, FullPage] = {}
         self._mappings: dict[int, Mapping] = {}
-        self._pins: Counter[int] = Counter()
+        self._leases: set[Lease] = set()
         self.map_failures = 0
 
     @property
@@ -102,17 +101,16 @@ class GrantedPages:
         A grant that cannot be mapped is not in the lease; the others are.
         """
         lease = Lease(self)
+        self._leases.add(lease)
+        pages, recent = lease._pages, self.recent
         missing: dict[tuple[int, bool], None] = {}
         for key in wanted:
-            if key in lease._pages:
-                continue
-            page = self._kept(key[0])
-            if page is None:
-                missing[key] = None
-            else:
-                self._pins[key[0]] += 1
-                lease._pinned.append(key[0])
-                lease._pages[key] = page[0]
+            if key not in pages:
+                page = recent.get(key[0]) or self._taken_up(key[0])
+                if page is None:
+                    missing[key] = None
+                else:
+                    pages[key] = page[0]
         if missing:
             self._map_missing(lease, missing)
         return lease
@@ -121,80 +119,74 @@ class GrantedPages:
         """Unmaps everything. Every lease must have been released."""
         self.recent.clear()
         self._older.clear()
-        self._pins.clear()
         self._unmap(list(self._mappings.values()))
         self._budget.free += len(self._mappings)
         self._mappings.clear()
 
-    def _kept(self, gref: int) -> FullPage | None:
-        page = self.recent.get(gref)
-        if page is None and (page := self._older.pop(gref, None)) is not None:
+    def _taken_up(self, gref: int) -> FullPage | None:
+        """A page of the older generation, which is of the recent one from now on."""
+        page = self._older.pop(gref, None)
+        if page is not None:
             self.recent[gref] = page
         return page
 
     def _map_missing(self, lease: Lease, missing: Iterable[tuple[int, bool]]) -> None:
-        if self._limit:
-            grefs = list(dict.fromkeys(gref for gref, _ in missing))
-            mapped = dict(zip(grefs, self._map(grefs, readonly=False), strict=True))
-            for gref, mapping in mapped.items():
-                if mapping is not None:
-                    self._persist_or_lend(lease, gref, mapping)
-            for gref, writes in missing:
-                if (found := mapped[gref]) is not None:
-                    lease._pages[gref, writes] = found.page
-            return
-        for writes in (False, True):
-            grefs = [gref for gref, key_writes in missing if key_writes is writes]
-            for gref, mapping in zip(grefs, self._map(grefs, readonly=writes), strict=True):
-                if mapping is not None:
+        if not self._limit:
+            for writes in (False, True):
+                grefs = [gref for gref, key_writes in missing if key_writes is writes]
+                for gref, mapping in self._mapped(grefs, readonly=writes).items():
                     lease._transient.append(mapping)
                     lease._pages[gref, writes] = mapping.page
+            return
+        mapped = self._mapped(list(dict.fromkeys(gref for gref, _ in missing)), readonly=False)
+        for gref, writes in missing:
+            if gref in mapped:
+                lease._pages[gref, writes] = mapped[gref].page
+        kept = self._make_room(len(mapped))
+        for gref, mapping in mapped.items():
+            if kept > 0:
+                kept -= 1
+                self._budget.free -= 1
+                self._mappings[gref] = mapping
+                self.recent[gref] = (mapping.page,)
+            else:
+                lease._transient.append(mapping)
 
-    def _persist_or_lend(self, lease: Lease, gref: int, mapping: Mapping) -> None:
-        if self._has_room() or self._make_room():
-            self._budget.free -= 1
-            self._mappings[gref] = mapping
-            self._pins[gref] += 1
-            lease._pinned.append(gref)
-            self.recent[gref] = (mapping.page,)
-        else:
-            lease._transient.append(mapping)
-
-    def _has_room(self) -> bool:
-        return len(self._mappings) < self._limit and self._budget.free > 0
-
-    def _make_room(self) -> bool:
-        """Unmaps the least recently used pages that are not in use, a good number at once. False: there are
-        none.
+    def _make_room(self, wanted: int) -> int:
+        """Lets the least recently used pages go that are not in use, if `wanted` more are to stay, and some
+        more for those that will come. Returns for how many there is room.
         """
-        wanted = max(self._limit // 16, 1)
-        if len(self._older) < wanted:
-            self._older.update(self.recent)
-            self.recent.clear()
-        idle = list(islice((gref for gref in self._older if gref not in self._pins), wanted))
-        for gref in idle:
-            del self._older[gref]
-        self._unmap([self._mappings.pop(gref) for gref in idle])
-        self._budget.free += len(idle)
-        return bool(idle) and self._has_room()
+        missing = wanted - self._room()
+        if missing > 0:
+            missing = max(missing, self._limit // 16)
+            if len(self._older) < missing:
+                self._older.update(self.recent)
+                self.recent.clear()
+            in_use = {gref for lease in self._leases for gref, _ in lease._pages}
+            idle = list(islice((gref for gref in self._older if gref not in in_use), missing))
+            for gref in idle:
+                del self._older[gref]
+            self._unmap([self._mappings.pop(gref) for gref in idle])
+            self._budget.free += len(idle)
+        return self._room()
 
-    def _release(self, pinned: list[int], transient: list[Mapping]) -> None:
-        for gref in pinned:
-            self._pins[gref] -= 1
-            if not self._pins[gref]:
-                del self._pins[gref]
+    def _room(self) -> int:
+        return min(self._limit - len(self._mappings), self._budget.free)
+
+    def _end(self, lease: Lease, transient: list[Mapping]) -> None:
+        self._leases.discard(lease)
         self._unmap(transient)
 
-    def _map(self, grefs: list[int], *, readonly: bool) -> list[Mapping | None]:
+    def _mapped(self, grefs: list[int], *, readonly: bool) -> dict[int, Mapping]:
+        """Those of `grefs` that could be mapped."""
         if not grefs:
-            return []
+            return {}
         try:
             outcomes = self._grants.map(self._domid, grefs, readonly=readonly)
         except KernelError:
-            self.map_failures += len(grefs)
-            return [None] * len(grefs)
-        found = [None if isinstance(outcome, GrantError) else outcome for outcome in outcomes]
-        self.map_failures += found.count(None)
+            outcomes = []
+        found = {outcome.reference: outcome for outcome in outcomes if isinstance(outcome, Mapping)}
+        self.map_failures += len(grefs) - len(found)
         return found
 
     def _unmap(self, mappings: list[Mapping]) -> None:
