@@ -137,6 +137,32 @@ async def test_requests_wait_for_a_backend_that_comes_back(tmp_path: Path) -> No
             assert (await disk.read(index * 8 % 1600, 8)) == bytes([index & 0xFF]) * 4096
 
 
+async def test_nothing_is_written_to_a_ring_that_was_given_back(tmp_path: Path) -> None:
+    """Its pages may be anybody's by then."""
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        disk = await Disk.open(guest.kernel, XVDA)
+        ring = {entry.pfn for entry in guest.kernel.grants.ledger if entry.owner == disk.device.path}
+        assert len(ring) == 4
+        await disk.read(0, 8)
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        driver.device.close()
+        await driver.device.wait_closed()
+        await anyio.wait_all_tasks_blocked()
+        assert not guest.kernel.grants.leaks()[32:]  # which tries again to end what the backend had mapped
+        reused = guest.kernel.pages.allocate(4)
+        assert set(range(reused.pfn, reused.pfn + 4)) == ring
+        reused.view[:] = b"\xab" * 16384
+        async with anyio.create_task_group() as tasks:
+            for sector in range(10):
+                tasks.start_soon(disk.write, sector, bytes(512))
+            tasks.start_soon(disk.flush)
+            await anyio.wait_all_tasks_blocked()
+            assert reused.view == b"\xab" * 16384
+            driver.device.reopen()
+        assert disk.is_settled
+
+
 async def test_what_was_in_flight_is_sent_again(tmp_path: Path) -> None:
     """A backend that goes while its store has not answered: nothing is lost, and nobody is told of success early."""
     async with running_rig(tmp_path) as rig, rig.guest([store_disk("GatedStore")]) as guest:

@@ -163,6 +163,7 @@ class Leases(RuleBasedStateMachine):
         assert self.pages.persistent_pages <= 10
         assert self.pages.persistent_pages + self.budget.free == 10
         if not self.held:
+            assert not self.pages._leases
             assert sum(map(len, self.grants.mapped.values())) == self.pages.persistent_pages
 
     def teardown(self) -> None:
