@@ -308,3 +308,27 @@ async def test_a_device_that_was_broken_can_be_taken_away(tmp_path: Path) -> Non
             while front.device.own is not XenbusState.Unknown:
                 await checkpoint()
         assert rig.services.blocks.driver_of(guest.domid, XVDA) is None
+
+
+@pytest.mark.parametrize("content", [b"\0", b"\xff", b"\x01"], ids=["zeroes", "ones", "counts"])
+async def test_a_read_into_the_ring_itself(tmp_path: Path, content: bytes) -> None:
+    """The frontend has its own ring overwritten with what is on the disk: its own undoing, and nobody else's."""
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        front = RawFrontend(guest.kernel, persistent=True)
+        await front.open()
+        front.page(0)[:] = content * 4096
+        assert await front.status(front.write(1, 8, page=0)) == OKAY
+        undoing = blkif.Request(0, 0, 2, 8, (blkif.Segment(front.ring_grefs[0], 0, 7),)).pack()
+        front.put(undoing, *(front.read(index) for index in range(3, 20)))
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(5):
+            front.port.notify()
+            await works(disk)
+        assert rig.machine.audit() == []
+        guest.kill()
+    assert list(rig.machine.domains) == [0]
