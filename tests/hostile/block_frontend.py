@@ -16,8 +16,6 @@ from ringbuffers.slots import REQ_PROD, RSP_PROD
 
 SLOT = blkif.REQUEST_SLOT_SIZE
 XVDA = 51712
-NOBODY = 0x7000
-"""A domain that is not there."""
 
 
 class RawFrontend:
@@ -44,16 +42,13 @@ class RawFrontend:
 
     async def negotiate(self, _backend_keys: Keys) -> Keys:
         grants, domid = self.kernel.grants, self.device.peer_domid
-        if not self.grefs:
-            # Low references are data. A ring's pages have high ones, which no small number hits by chance: a request
-            # to read into the ring itself is granted, and is the frontend's own undoing.
-            self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
-            grants.grant_many(NOBODY, [self.data.pfn] * 3000)
         self.ring_pages = self.kernel.pages.allocate(1 << self.order)
         self.ring = FrontRing([self.ring_pages.view], SLOT)
         self.words = self.ring_pages.view[:64].cast("I")
         pfns = range(self.ring_pages.pfn, self.ring_pages.pfn + self.ring_pages.count)
         self.ring_grefs = grants.grant_many(domid, pfns)
+        if not self.grefs:
+            self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
         self.port = self.kernel.events.alloc_unbound(domid)
         keys: dict[str, str | None] = dict(
             published(self.ring_grefs, self.port.port, said_order=self.order > 0, persistent=self.persistent)
