@@ -177,9 +177,10 @@ class RunningGuest:
 
     async def clear_away(self) -> None:
         """Ends it, built or not, and returns when nothing of it is left."""
-        if self._begun.is_set() and not self._over.is_set():
+        if not self._begun.is_set():
+            self._scope.cancel()
+        elif not self._over.is_set():
             await self._machine.services.toolstack.destroy(self.domid)
-        self._scope.cancel()
         await self._over.wait()
 
     async def live(self) -> None:

@@ -12,7 +12,9 @@ from backends.contract import Capabilities
 class LyingConfig(MemoryStoreConfig):
     """A disk in memory that lies about one of its blocks. how: the kind of lie."""
 
-    how: Literal["flips a bit", "loses writes", "writes elsewhere", "swaps sectors", "nothing"] = "nothing"
+    how: Literal[
+        "flips a bit", "flips a bit once", "loses writes", "writes elsewhere", "swaps sectors", "nothing"
+    ] = "nothing"
     block: int = 5
 
 
@@ -31,8 +33,10 @@ class LyingStore(MemoryStore):
         """As asked, but for one bit."""
         super().read(offset, buffers)
         for index, buffer in enumerate(buffers):
-            if self._how == "flips a bit" and offset + index * 4096 == self._at:
+            if self._how.startswith("flips a bit") and offset + index * 4096 == self._at:
                 buffer[100] ^= 1
+                if self._how == "flips a bit once":
+                    self._how = "nothing"
 
     def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """As asked, but for one block."""

@@ -70,6 +70,16 @@ async def test_corruption_is_found(how: str, requests: int, tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
+async def test_what_was_wrong_once_is_not_forgotten(tmp_path: Path) -> None:
+    """A read in the middle finds wrong content; in the end all is as it should be."""
+    disk = {"backend": "tests.guests.stores:LyingStore", "config": {"size": KIB64, "how": "flips a bit once"}}
+    end, printed = await exercised(tmp_path, disk, requests=200, depth=4)
+    assert end.exit_code == 1
+    assert printed.index("block 5 does not hold version") < printed.index("mixed 200 random requests")
+    assert "verify FAILED, 1 reads found wrong content" in printed
+
+
+@pytest.mark.anyio
 async def test_the_lying_store_can_tell_the_truth(tmp_path: Path) -> None:
     disk = {"backend": "tests.guests.stores:LyingStore", "config": {"size": KIB64}}
     end, _ = await exercised(tmp_path, disk, requests=100)

@@ -1,6 +1,7 @@
 """Machines that are embedded: guests that are started, that end in every way, and machines that stop under them."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -227,6 +228,20 @@ async def test_a_start_that_is_cancelled_leaves_no_guest(tmp_path: Path) -> None
                 with pytest.raises(MachineStopped):
                     await guest.wait()
         assert machine.services.toolstack.domids == []
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 4))
+async def test_a_machine_may_end_while_a_guest_is_being_built(turns: int, tmp_path: Path) -> None:
+    async def start(machine: RunningMachine) -> None:
+        with suppress(MachineStopped):
+            await machine.start(programs.deaf)
+
+    async with anyio.create_task_group() as tasks, running_machine(tmp_path) as machine:
+        tasks.start_soon(start, machine)
+        for _ in range(turns):
+            await checkpoint()
+    assert list(machine.core.domains) == [0]
+    assert not machine.guests
 
 
 async def test_an_error_in_the_body_comes_out_as_it_is(tmp_path: Path) -> None:

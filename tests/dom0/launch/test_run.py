@@ -268,6 +268,14 @@ def test_an_interrupt_shuts_the_guests_down_the_youngest_first(launch: Launcher)
     assert [domain.outcome for domain in result.report.domains[1:]] == ["poweroff"] * 4
 
 
+def test_guests_that_are_being_built_when_the_interrupt_comes_are_ended_too(launch: Launcher) -> None:
+    deaf = [guest(f"deaf{i}", "tests.dom0.programs:deaf") for i in range(4)]
+    result = launch(guest("first", "interrupts"), *deaf, timeout=60)
+    assert len(result.report.problems) == 1 + len(deaf) - len(result.report.domains[2:])
+    assert {domain.outcome for domain in result.report.domains[2:]} <= {"destroyed"}
+    assert result.report.seconds < 50
+
+
 def test_a_second_interrupt_destroys_them(launch: Launcher) -> None:
     result = launch(guest("deaf", "tests.dom0.programs:deaf"), guest("last", "interrupts_twice"))
     assert not result.report.ok
@@ -309,8 +317,10 @@ def test_a_fault_of_the_core_is_contained_and_reported(
         raise ZeroDivisionError("in the core")
 
     monkeypatch.setattr(TABLE[HYPERVISOR_xen_version], "handler", broken)
-    result = launch(guest("a", "asks_the_version"), guest("b", "hello"))
+    crash = {"shutdown": "crash", "exit_code": None}
+    result = launch(guest("a", "asks_the_version", expect=crash), guest("b", "hello"))
     assert not result.report.ok
+    assert result.failed() == []
     (fault,) = result.report.faults
     assert fault.startswith("domain 1: xen_version\n")
     assert "ZeroDivisionError: in the core" in fault

@@ -101,7 +101,8 @@ async def test_the_rings_are_where_the_parameters_and_the_grants_say(tmp_path: P
             grant_entry_v1(flags=GTF_permit_access, domid=0, frame=CONSOLE_GFN),
             grant_entry_v1(flags=GTF_permit_access, domid=0, frame=STORE_GFN),
         ]
-        assert bytes(GuestPages(domain.memory).page(STORE_GFN)) == bytes(PAGE_SIZE)
+        for gfn in (STORE_GFN, CONSOLE_GFN):
+            assert bytes(GuestPages(domain.memory).page(gfn)) == bytes(PAGE_SIZE)
         with pytest.raises(LookupError):
             GuestPages(domain.memory).page(SCRATCH_GFN)
 

@@ -42,6 +42,24 @@ async def test_a_domain_that_somebody_else_destroys(tmp_path: Path) -> None:
             assert await machine.services.toolstack.wait_end(domid) == DESTROYED
 
 
+async def test_a_number_that_is_free_is_not_mistaken_for_the_next_domain(tmp_path: Path) -> None:
+    """XEN_DOMCTL_getdomaininfo answers for the next domain that there is."""
+    async with running_machine(tmp_path) as machine:
+        toolstack = machine.services.toolstack
+        first, second, third = [await created(machine) for _ in range(3)]
+        await toolstack.destroy(first)
+        with anyio.fail_after(20):
+            async with machine.store.watch("@releaseDomain") as watch:
+                async for _ in watch:
+                    if first not in machine.core.domains:
+                        break
+            toolstack.endings.expect(first)
+            machine.core.domain(second).shutdown(sched.SHUTDOWN_poweroff)
+            assert await toolstack.wait_end(second) == "poweroff"
+            assert await toolstack.wait_end(first) == DESTROYED
+        assert third in machine.core.domains
+
+
 async def test_a_domain_that_was_never_expected(tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
         assert await machine.services.toolstack.wait_end(99) == DESTROYED

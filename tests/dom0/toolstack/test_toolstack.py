@@ -12,6 +12,7 @@ from backends.block.memory import MemoryStoreConfig
 from dom0.embedding import DiskSpec, RunningGuest, RunningMachine, running_machine
 from dom0.toolstack import devices as devices_module
 from dom0.toolstack.errors import BuildError, DeviceExists, NoSuchDisk, NoSuchGuest
+from dom0.toolstack.layout import DevicePaths, Node
 from dom0.toolstack.toolstack import COMMAND_LINE_BYTES, DiskConfig, DomainConfig, Toolstack
 from frontends.block.disk import Disk
 from kernel.kernel import Kernel
@@ -447,6 +448,40 @@ async def test_destroying_twice_at_once_is_destroying_once(tmp_path: Path) -> No
                 tasks.start_soon(machine.services.toolstack.destroy, guest.domid)
                 tasks.start_soon(guest.destroy)
         assert (await guest.wait()).outcome == "destroyed"
+        await assert_nothing_left(machine, before)
+
+
+async def test_a_disk_that_comes_between_the_removal_of_devices_and_that_of_the_domain(
+    tmp_path: Path,
+) -> None:
+    async with running_machine(tmp_path) as machine:
+        before = await dumped(machine.store)
+        guest = await machine.start(programs.sleep)
+        turn = machine.services.toolstack._transact._turn
+        async with anyio.create_task_group() as tasks, turn:  # turns come as they were asked for
+            tasks.start_soon(machine.services.toolstack.destroy, guest.domid)
+            await anyio.wait_all_tasks_blocked()
+            path = DevicePaths.of("vbd", guest.domid, programs.XVDA)
+            nodes = [Node(path.frontend), Node(f"{path.backend}/state", "1")]
+            devices = machine.services.toolstack.devices
+            tasks.start_soon(devices.add, guest.domid, ("vbd", programs.XVDA), nodes)
+            await anyio.wait_all_tasks_blocked()
+        assert (await guest.wait()).outcome == "destroyed"
+        await assert_nothing_left(machine, before)
+
+
+async def test_a_domain_that_somebody_took_out_of_the_store_gets_nothing_there(tmp_path: Path) -> None:
+    async with running_machine(tmp_path) as machine:
+        before = await dumped(machine.store)
+        toolstack = machine.services.toolstack
+        domid = await toolstack.create(domain())
+        await machine.store.rm(f"/local/domain/{domid}")
+        with pytest.raises(NoSuchGuest):
+            await toolstack.request_shutdown(domid)
+        with pytest.raises(NoSuchGuest):
+            await toolstack.attach_disk(domid, memory_disk())
+        assert not await machine.store.exists(f"/local/domain/{domid}")
+        await toolstack.destroy(domid)
         await assert_nothing_left(machine, before)
 
 
