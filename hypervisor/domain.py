@@ -54,6 +54,7 @@ class Domain:
         self.stopped = False  # shut down or dying: nothing of it may execute
         self.is_dying = False
         self.executing = False
+        self.isolated = False  # its vCPU kind says so: a process of its own maps its memory
         self.shutdown_reason: int | None = None
         self.shutdown_code: int | None = None  # SCHEDOP_shutdown_code: the reason, said beforehand
         self.pause_count = 1  # by whoever creates it, who unpauses it when it is built

@@ -23,7 +23,7 @@ from hypervisor.abi.grant_table import (
     GNTST_no_space,
     GNTST_okay,
 )
-from hypervisor.errors import BadFrame, BadGpfn, BadGrantReference
+from hypervisor.errors import BadFrame, BadGpfn, BadGrantReference, OutOfMemory
 from hypervisor.extent import PAGE_SHIFT
 from hypervisor.grant_batch import STATUS
 from hypervisor.maptrack import Mapping
@@ -58,7 +58,7 @@ def map_grant_ref(mapper: Domain, host_addr: int, flags: int, reference: int, do
         return STATUS[refusal.status]
     try:
         mapper.memory.map_foreign(gpfn, pin.mfn, not readonly)
-    except (BadGpfn, BadFrame):
+    except (BadGpfn, BadFrame, OutOfMemory):
         granter.unpin(reference, pin, readonly=readonly)
         return STATUS[GNTST_general_error]
     handle = maptrack.add(Mapping(granter, reference, pin, gpfn, readonly=readonly))

@@ -10,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
-from hypervisor.errors import BadGpfn, GuestFault
+from hypervisor.errors import BadGpfn, GuestFault, XenError
 from hypervisor.extent import PAGE_SHIFT, PAGE_SIZE
 from hypervisor.frames import FrameTable
 from hypervisor.guest_access import GuestAccess, S
+from hypervisor.physmap_changes import Change, MapPage, MapRam, Unmap
 
 GPFN_LIMIT: Final = 1 << 32  # 44-bit guest-physical addresses
 PAGE_MASK: Final = PAGE_SIZE - 1
@@ -57,17 +58,32 @@ class MappedPage:
         self.view = view if writable else view.toreadonly()
 
 
+class Importer(Protocol):
+    """Who has a say when this domain maps frames of others, as a process needs a descriptor for each."""
+
+    def __call__(self, mfn: int, writable: bool) -> None:
+        """`mfn` is about to be mapped once more. BadFrame, OutOfMemory: it will not be."""
+
+    def unmapped(self, mfn: int) -> None:
+        """One mapping of `mfn` is about to go."""
+
+
 _NO_RUN = RamRun(1, 0, -1, memoryview(b""))  # ends before it starts: no access is within
 
 
 class GuestMemory(GuestAccess):
     """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken
     before may be stale.
+
+    `journal`, if somebody follows the physmap, gets every change in order; he takes out what he has seen.
+    `importer` is asked about each frame to be mapped but the domain's special ones; set it before the first.
     """
 
     def __init__(self, frames: FrameTable, domid: int) -> None:
         self.domid = domid
         self.version = 0
+        self.journal: list[Change] | None = None
+        self.importer: Importer | None = None
         self._frames = frames
         self._starts: list[int] = []  # first gpfn of each run, sorted
         self._runs: list[RamRun] = []
@@ -204,6 +220,8 @@ class GuestMemory(GuestAccess):
         range or in use.
         """
         self.check_vacant(gpfn, count)
+        if self.journal is not None:
+            self.journal.append(MapRam(gpfn, mfn, count))
         index = bisect_right(self._starts, gpfn)
         before = self._runs[index - 1] if index else None
         if before and before.gpfn + before.count == gpfn and before.mfn + before.count == mfn:
@@ -227,6 +245,8 @@ class GuestMemory(GuestAccess):
         index = bisect_right(self._starts, gpfn) - 1
         self._put_run(index, index + 1, [part for part in parts if part[2]])
         self.version += 1
+        if self.journal is not None:
+            self.journal.append(Unmap(gpfn, count))
         return run.mfn + before, count
 
     def _put_run(self, first: int, last: int, parts: list[tuple[int, int, int]]) -> None:
@@ -252,10 +272,18 @@ class GuestMemory(GuestAccess):
 
     def map_foreign(self, gpfn: int, mfn: int, writable: bool, kind: PageKind = PageKind.GRANT) -> None:
         """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. BadGpfn,
-        BadFrame; then nothing has changed.
+        BadFrame, OutOfMemory (the importer's); then nothing has changed.
         """
         self.check_vacant(gpfn, 1)
         self._frames.acquire(mfn, self._frames.owner(mfn), writable=writable)
+        if self.importer is not None and kind is not PageKind.SPECIAL:
+            try:
+                self.importer(mfn, writable)
+            except XenError:
+                self._frames.release(mfn, writable=writable)
+                raise
+        if self.journal is not None:
+            self.journal.append(MapPage(gpfn, mfn, writable, kind))
         self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, writable=writable)
         if kind is PageKind.SPECIAL:
             self._special[mfn] = gpfn
@@ -264,12 +292,17 @@ class GuestMemory(GuestAccess):
         """Undo map_foreign: unmap, drop the reference, return the machine frame. BadGpfn if nothing is
         mapped there.
         """
-        page = self._pages.pop(gpfn, None)
+        page = self._pages.get(gpfn)
         if page is None:
             raise BadGpfn(self.domid, gpfn, "no mapping there")
         if page.kind is PageKind.SPECIAL:
             del self._special[page.mfn]
+        elif self.importer is not None:
+            self.importer.unmapped(page.mfn)
+        del self._pages[gpfn]
         self.version += 1
+        if self.journal is not None:
+            self.journal.append(Unmap(gpfn, 1))
         self._frames.release(page.mfn, writable=page.writable)
         return page.mfn
 
@@ -284,6 +317,8 @@ class GuestMemory(GuestAccess):
         True when nothing is mapped any more.
         """
         if self._runs:
+            if self.journal is not None:
+                self.journal += [Unmap(run.gpfn, run.count) for run in self._runs]
             self._starts.clear()
             self._runs.clear()
             self._recent = _NO_RUN
