@@ -1,9 +1,9 @@
 """Memory mapped at a given address: what Python's mmap module has no call for.
 
 The hypervisor moves single pages from one memfd to another under views that exist, and the process of a
-guest lays out guest-physical memory. Each function replaces what is mapped in its range in one step; the
-range must be the caller's own, part of an mmap that it made. This runs in guest processes too and knows
-nothing of the core.
+guest lays out guest-physical memory. What is mapped replaces what was in its range in one step; the range
+must be the caller's own, part of an mmap that it made or has reserved. This runs in guest processes too and
+knows nothing of the core.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 from typing import Final
 
 _MAP_FIXED: Final = 0x10  # linux/mman.h
+_MAP_NORESERVE: Final = 0x4000
+_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 # PyDLL keeps the GIL: no other thread of Python looks while a page changes its place.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -45,19 +47,26 @@ def address_of(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))  # the export ends with the expression
 
 
+def reserve(length: int) -> int:
+    """The address of `length` bytes where there is nothing, for good. MappingFailed."""
+    return _map(0, length, 0, _NOTHING)
+
+
 def map_shared(fd: int, offset: int, address: int, length: int, *, writable: bool = True) -> None:
     """Show `length` bytes of `fd` from `offset` at `address`. MappingFailed (EPERM: `fd` is sealed against
     writing).
     """
     protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-    _map(address, length, protection, mmap.MAP_SHARED, fd=fd, offset=offset)
+    _map(address, length, protection, mmap.MAP_SHARED | _MAP_FIXED, fd=fd, offset=offset)
 
 
 def map_nothing(address: int, length: int) -> None:
     """Let there be nothing at `address`: an access ends the process. MappingFailed."""
-    _map(address, length, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _map(address, length, 0, _NOTHING | _MAP_FIXED)
 
 
-def _map(address: int, length: int, protection: int, flags: int, *, fd: int = -1, offset: int = 0) -> None:
-    if _mmap(address, length, protection, flags | _MAP_FIXED, fd, offset) == _MAP_FAILED:
+def _map(address: int, length: int, protection: int, flags: int, *, fd: int = -1, offset: int = 0) -> int:
+    found: int = _mmap(address, length, protection, flags, fd, offset)
+    if found == _MAP_FAILED:
         raise MappingFailed(ctypes.get_errno(), address, length)
+    return found

@@ -318,7 +318,8 @@ class GuestMemory(GuestAccess):
         """
         if self._runs:
             if self.journal is not None:
-                self.journal += [Unmap(run.gpfn, run.count) for run in self._runs]
+                for run in self._runs:
+                    self.journal.append(Unmap(run.gpfn, run.count))
             self._starts.clear()
             self._runs.clear()
             self._recent = _NO_RUN

@@ -89,17 +89,19 @@ class Importer:
             page.mappings[self._domid] = left
 
 
-def share_pages(domain: Domain, domid: int, pfns: Sequence[int], *, readonly: bool) -> dict[int, SharedPage]:
+def share_pages(
+    domain: Domain, domid: int, pfns: Sequence[int], *, readonly: bool
+) -> dict[int, SharedPage] | None:
     """`domain`, whose process stands still, is about to grant these pages to domain `domid`. Returns those
-    that have moved: its process has to map them, writable, before it goes on. None have if `domid` is not
-    isolated.
+    that have moved: its process has to map them, writable, before it goes on. None: `domid` is not isolated
+    and needs no sharing.
 
     BadGpfn if one is not its ordinary RAM; BadFrame if one is mapped in the other mode, or by `domain`
     itself as a grant; OutOfMemory: nothing has changed.
     """
     peer = domain.machine.domains.get(domid)
     if not domain.isolated or peer is None or not peer.isolated or peer is domain:
-        return {}
+        return None
     if len(pfns) > MAX_COUNT:
         raise InvalidArgument("pages to share", len(pfns), f"at most {MAX_COUNT}")
     places = {pfn: _own_page(domain, pfn) for pfn in pfns}
