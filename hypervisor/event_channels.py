@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hypervisor.abi.event_channel import EVTCHN_2L_NR_CHANNELS, EVTCHNSTAT_closed
 from hypervisor.abi.xen import NR_VIRQS
@@ -26,12 +26,26 @@ PORTS_PER_BUCKET: Final = 64
 HIGHEST_PORT: Final = EVTCHN_2L_NR_CHANNELS - 1
 
 
+class LinkWatcher(Protocol):
+    """Who is told of the interdomain channels of a domain as they come and go."""
+
+    def linked(self, channel: Channel) -> None:
+        """`channel` is connected to `channel.peer`."""
+
+    def unlinked(self, channel: Channel) -> None:
+        """It is about to be connected to nothing any more."""
+
+
 class EventChannels:
-    """The port table of a domain. Ports are handed out lowest first; port 0 never."""
+    """The port table of a domain. Ports are handed out lowest first; port 0 never.
+
+    watcher: is told of interdomain channels.
+    """
 
     def __init__(self, domain: Domain, max_port: int = HIGHEST_PORT) -> None:
         self.domain = domain
         self.bits = EventBits(domain)
+        self.watcher: LinkWatcher | None = None
         self._counters = domain.counters
         self._max_port = min(max_port, HIGHEST_PORT)
         self._channels: list[Channel | None] = [None] * PORTS_PER_BUCKET
@@ -66,6 +80,9 @@ class EventChannels:
         channel.peer, peer.peer = peer, channel
         peer.state = ChannelState.INTERDOMAIN
         self._install(channel)
+        for end in (channel, peer):
+            if end.owner.watcher is not None:
+                end.owner.watcher.linked(end)
         self.bits.set_pending(channel)
         return port
 
@@ -151,6 +168,9 @@ class EventChannels:
             del self._virqs[channel.virq_key]
         peer = channel.peer
         if peer is not None:
+            for end in (channel, peer):
+                if end.owner.watcher is not None:
+                    end.owner.watcher.unlinked(end)
             channel.peer = peer.peer = None
             peer.state = ChannelState.UNBOUND
             peer.remote_domid = self.domain.domid
@@ -195,6 +215,10 @@ class EventChannels:
         return 0
 
     # ---- the table
+
+    def links(self) -> Iterator[Channel]:
+        """The interdomain channels."""
+        return (channel for channel in self._channels if channel is not None and channel.peer is not None)
 
     def lookup(self, port: int) -> Channel | None:
         """The channel at `port`; None if it is free or there is no such port."""

@@ -185,6 +185,7 @@ class PageAllocator:
         if self._allocated.get(pages.pfn) is not pages:
             raise KernelMisuse("freed pages", pages, "a run that is allocated")
         del self._allocated[pages.pfn]
+        self._memory.reclaim(pages.pfn, pages.count)
         self._ram.give(pages.pfn, pages.count)
 
     def reserve_gpfns(self, count: int) -> int:

@@ -7,6 +7,7 @@ and a guest handle is a guest-physical address. RAM is PFN 0 up to `nr_pages`; P
 kernel puts something there.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 PAGE_SIZE: Final = 4096
@@ -22,6 +23,17 @@ class Memory(Protocol):
     def span(self, pfn: int, count: int) -> memoryview:
         """`count` pages as one view. Raises a LookupError if they are not there, or not contiguous in the
         machine.
+        """
+
+
+    def share(self, domid: int, pfns: Sequence[int], *, readonly: bool) -> None:
+        """Make these pages ready to be mapped by `domid`, before they are granted to it. Where a domain is a
+        process, a page that another process may map lies apart from the rest. Raises OSError: refused.
+        """
+
+    def reclaim(self, pfn: int, count: int) -> None:
+        """These pages, some of which were shared perhaps, are granted to nobody any more and go to other uses:
+        whoever could map them sees nothing of that.
         """
 
 

@@ -10,7 +10,7 @@ stops the whole machine; those of strangers belong into processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from traceback import format_exception
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,12 @@ class GuestPages:
         except BadGpfn:
             raise PageNotPresent(pfn, count) from None
 
+    def share(self, domid: int, pfns: Sequence[int], *, readonly: bool) -> None:
+        """Nothing: the hypervisor moves a page of its own process when another process maps it."""
+
+    def reclaim(self, pfn: int, count: int) -> None:
+        """Nothing: it has moved back when it was unmapped."""
+
     def count_from_zero(self) -> int:
         """How many pages of RAM there are from PFN 0 on, without a gap."""
         end = 0
@@ -79,9 +85,7 @@ class CoroutineVcpu:
     `nr_pages` is set when the program starts: RAM as the domain was built.
     """
 
-    def __init__(
-        self, vcpu: Vcpu, program: Program, on_failure: Callable[[CoroutineVcpu, str], None]
-    ) -> None:
+    def __init__(self, vcpu: Vcpu, program: Program, on_failure: Callable[[Vcpu, str], None]) -> None:
         self.vcpu = vcpu
         self.memory = GuestPages(vcpu.domain.memory)
         self.nr_pages = 0
@@ -160,7 +164,7 @@ class CoroutineVcpu:
             # A domain that has shut down or dies executes nothing more: what its clean-up meets is no crash.
             if not domain.stopped:
                 self.failure = "".join(format_exception(error))
-                self._on_failure(self, self.failure)
+                self._on_failure(self.vcpu, self.failure)
                 domain.crash()
         finally:
             self.vcpu.enter_runstate(RUNSTATE_offline, self.now_ns())

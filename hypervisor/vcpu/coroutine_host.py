@@ -133,8 +133,8 @@ class CoroutineHost:
         finally:
             del self._executions[execution.vcpu]
 
-    def _record_crash(self, execution: CoroutineVcpu, traceback: str) -> None:
-        domain = execution.vcpu.domain
+    def _record_crash(self, vcpu: Vcpu, traceback: str) -> None:
+        domain = vcpu.domain
         self.crashes.append(Crash(domain.domid, domain.traits.name, traceback))
         self._console(domain, traceback.encode())
 

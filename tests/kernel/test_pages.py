@@ -1,5 +1,7 @@
 """The page allocator against a set of numbers, and its memory against what a peer may see."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,13 @@ class ArrayMemory:
     def __init__(self, pages: int, borders: tuple[int, ...] = ()) -> None:
         self.bytes = memoryview(bytearray(pages * PAGE_SIZE))
         self.borders = borders
+        self.reclaimed: list[tuple[int, int]] = []
+
+    def share(self, domid: int, pfns: Sequence[int], *, readonly: bool) -> None:
+        """Nobody else is there."""
+
+    def reclaim(self, pfn: int, count: int) -> None:
+        self.reclaimed.append((pfn, count))
 
     def page(self, pfn: int) -> memoryview:
         return self.span(pfn, 1)
@@ -104,6 +113,15 @@ def test_pages_are_apart_and_page_0_is_never_given_out() -> None:
     pages[1].page(2)[:] = b"\x22" * PAGE_SIZE
     assert bytes(pages[1].view[2 * PAGE_SIZE :]) == b"\x22" * PAGE_SIZE
     assert not any(pages[0].view)
+
+
+def test_pages_are_reclaimed_before_they_can_be_used_again() -> None:
+    memory = ArrayMemory(8)
+    allocator = PageAllocator(memory, 8)
+    pages = allocator.allocate(2)
+    assert not memory.reclaimed
+    allocator.free(pages)
+    assert memory.reclaimed == [(pages.pfn, 2)]
 
 
 def test_used_pages_come_back_zeroed() -> None:

@@ -1,0 +1,311 @@
+"""A vCPU that is a process of its own, as the hypervisor sees it.
+
+The process makes one request at a time on its channel and waits for the answer; meanwhile its vCPU stands still,
+and the core may touch what only the vCPU's own thread writes otherwise (shared_info, vcpu_info). While it runs,
+events for it ring its bell, and it enters them itself. A domain that is paused is stopped (SIGSTOP), one that
+has shut down or dies is killed, and one whose process ends by itself has crashed.
+
+Nothing that the process sends is believed, and nobody waits for it but the task that serves it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import wait_readable, wait_writable
+from anyio.lowlevel import checkpoint
+
+from hypervisor.abi.vcpu import RUNSTATE_offline
+from hypervisor.continuation import Continuation
+from hypervisor.errors import XenError
+from hypervisor.page_sharing import Importer, reclaim_pages, share_pages
+from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
+from hypervisor.vcpu.parking import Parker, new_parker
+from hypervisor.vcpu.process.changes import Changes, forget
+from hypervisor.vcpu.process.doorbell import Listener
+from hypervisor.vcpu.process.ends import Ends
+from hypervisor.vcpu.process.spawner import SpawnError
+from hypervisor.vcpu.process.wire import (
+    MAX_REQUEST_BYTES,
+    ChannelBroken,
+    Request,
+    RequestKind,
+    decode_request,
+    encode_replies,
+    send_packet,
+)
+from ringbuffers.atomics import fence
+
+if TYPE_CHECKING:
+    from hypervisor.vcpu.process.bells import Bells
+    from hypervisor.vcpu.process.spawner import Child, Spawner
+    from hypervisor.vcpu.state import Vcpu
+
+OUTPUT_BYTES: Final = 4096
+ENDING_SECONDS: Final = 10.0
+"""how long a killed process may take to be gone"""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a process executes: `entry` (module:function) is called with `payload` and the descriptors of the
+    platform, of which platform.attach makes it.
+    """
+
+    entry: str
+    payload: bytes
+
+
+class ProcessVcpu:
+    """One process. `failure` says how it ended if it did so by itself."""
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        image: Image,
+        spawner: Spawner,
+        bells: Bells,
+        on_failure: Callable[[Vcpu, str], None],
+    ) -> None:
+        self.vcpu = vcpu
+        self.failure: str | None = None
+        self.finished = anyio.Event()
+        self.child: Child | None = None
+        self._domain = vcpu.domain
+        self._image = image
+        self._spawner = spawner
+        self._bells = bells
+        self._on_failure = on_failure
+        self._scope = anyio.CancelScope()
+        self._parker: Parker | None = None
+        self._sent = self._received = 0
+        self._broken = ""
+
+    # ---- what the host calls
+
+    def wake(self) -> None:
+        """The vCPU may have become runnable."""
+        if self.child is not None and self._domain.executing:
+            self.child.resume()
+        if self._parker is not None:
+            self._parker.unpark()
+
+    def stop(self) -> None:
+        """The domain does not execute any more: for good, or until it is unpaused."""
+        if self._domain.stopped:
+            self._scope.cancel()
+        elif self.child is not None:
+            self.child.pause()
+
+    async def run(self) -> None:
+        """Execute the process from the domain's first unpause on. Raises nothing that it has caused."""
+        try:
+            with self._scope:
+                self.stop()
+                await self._until_runnable()
+                enter_running(self.vcpu)
+                publish_wall_clock(self._domain)
+                publish_system_time(self.vcpu)
+                await self._execute()
+        except (SpawnError, OSError, XenError) as error:
+            self._fail(f"its process cannot be started: {error}")
+        finally:
+            self.vcpu.enter_runstate(RUNSTATE_offline, self._domain.machine.host.now_ns())
+            self.finished.set()
+
+    # ---- its life
+
+    async def _execute(self) -> None:
+        with Ends() as ends, self._connected(ends) as changes:
+            child = await self._spawner.spawn(
+                self._image.entry, self._image.payload, ends.of_process, ends.output_of_process
+            )
+            ends.hand_over()
+            self.child = child
+            try:
+                if not self._domain.executing:
+                    child.pause()
+                await self._serve(ends, changes, child)
+            finally:
+                self.child = None
+                with anyio.move_on_after(ENDING_SECONDS, shield=True):
+                    child.kill()
+                    await child.wait()
+
+    @contextmanager
+    def _connected(self, ends: Ends) -> Iterator[Changes]:
+        """The core knows of the process: what changes for it, and how events reach it."""
+        domain = self._domain
+        domain.isolated = True
+        domain.memory.importer = Importer(domain)
+        changes = Changes(domain, ends.ringer.ask_to_sync)
+        try:
+            self._bells.add(domain, changes)
+            domain.events.bits.post = ends.ringer.ring
+            try:
+                yield changes
+            finally:
+                domain.events.bits.post = None
+                self._bells.remove(domain)
+        finally:
+            changes.close()
+
+    async def _serve(self, ends: Ends, changes: Changes, child: Child) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._answer_requests, ends, changes, child)
+            tasks.start_soon(self._hear, ends.listener)
+            tasks.start_soon(self._pass_on, ends.output)
+            exit_ = await child.wait()
+            tasks.cancel_scope.cancel()
+        self._print_rest(ends.output)
+        self._fail(self._broken or f"its process has ended: {exit_.describe()}")
+
+    def _fail(self, why: str) -> None:
+        if not self._domain.stopped:
+            self.failure = why
+            self._on_failure(self.vcpu, why + "\n")
+            self._domain.crash()
+
+    async def _until_runnable(self) -> None:
+        if self._parker is None:
+            self._parker = new_parker()
+        while not self.vcpu.runnable:
+            await self._parker.park()
+
+    # ---- requests
+
+    async def _answer_requests(self, ends: Ends, changes: Changes, child: Child) -> None:
+        """Until the process does what no process does: then it is killed."""
+        bits, post = self._domain.events.bits, ends.ringer.ring
+        channel = ends.channel
+        try:
+            while True:
+                request = decode_request(await _receive(channel))
+                bits.post = None
+                self._count(request)
+                result = await self._answer(request, changes)
+                told = changes.take()
+                bits.post = post
+                try:
+                    for packet, fds in encode_replies(result, told):
+                        await _send(channel, packet, fds)
+                finally:
+                    forget(told)
+        except ChannelBroken as broken:
+            self._broken = str(broken)
+            child.kill()
+
+    def _count(self, request: Request) -> None:
+        counters = self._domain.counters
+        counters.events_sent += max(0, request.sent - self._sent)
+        counters.events_received += max(0, request.received - self._received)
+        self._sent, self._received = request.sent, request.received
+
+    async def _answer(self, request: Request, changes: Changes) -> int:
+        await self._until_runnable()
+        try:
+            if request.kind is RequestKind.HYPERCALL:
+                return await self._hypercall(request.number, request.args)
+            if request.kind is RequestKind.SHARE:
+                return self._share(changes, request)
+            if request.kind is RequestKind.RECLAIM:
+                pfn, count = request.args[:2]
+                changes.back_in_extent(reclaim_pages(self._domain, pfn, count))
+        except XenError as error:
+            return -error.errno
+        return 0
+
+    def _share(self, changes: Changes, request: Request) -> int:
+        """Positive if these pages may be mapped now; 0 if the peer is no process and needs no sharing."""
+        domid, readonly = request.args[:2]
+        moved = share_pages(self._domain, domid, request.pfns, readonly=bool(readonly))
+        if moved is None:
+            return 0
+        changes.moved_out(moved)
+        return 1
+
+    async def _hypercall(self, number: int, args: tuple[int, ...]) -> int:
+        """As CoroutineVcpu.hypercall, but others have their turn between its slices."""
+        enter = self._domain.machine.hypercall
+        result = enter(self.vcpu, number, args)
+        while isinstance(result, Continuation):
+            await checkpoint()
+            result = enter(self.vcpu, result.number, result.args)
+        if not self.vcpu.runnable:  # it has blocked or paused itself
+            await self._until_runnable()
+        return result
+
+    # ---- events and output
+
+    async def _hear(self, listener: Listener) -> None:
+        """Send the events that the process rings for."""
+        send = self._domain.events.send
+        while True:
+            listener.fall_asleep()
+            fence()
+            rung = listener.collect()
+            if not rung:
+                await wait_readable(listener.pipe)
+                listener.awake()
+                listener.drain()
+                rung = listener.collect()
+            else:
+                await checkpoint()
+            for port in rung:
+                if not self._domain.stopped:
+                    with suppress(XenError):  # a port that it has closed meanwhile, or never had
+                        send(port)
+
+    async def _pass_on(self, output: int) -> None:
+        """What the process prints goes where its domain's emergency console goes, as limited."""
+        while True:
+            await wait_readable(output)
+            if not self._print_rest(output):
+                return
+
+    def _print_rest(self, output: int) -> bool:
+        """Print what there is; whether there may be more to come."""
+        try:
+            data = os.read(output, OUTPUT_BYTES)
+        except BlockingIOError:
+            return True
+        domain = self._domain
+        allowed = domain.console_allowance.take(len(data))
+        domain.counters.console_bytes_dropped += len(data) - allowed
+        if allowed:
+            domain.counters.console_bytes += allowed
+            domain.machine.host.console(domain, data[:allowed])
+        return bool(data)
+
+
+async def _receive(channel: socket.socket) -> bytes:
+    """The next request. ChannelBroken when the process has closed the channel."""
+    while True:
+        try:
+            data = channel.recv(MAX_REQUEST_BYTES + 1)
+        except BlockingIOError:
+            await wait_readable(channel)
+        except OSError as error:
+            raise ChannelBroken(f"its channel is broken: {error}") from error
+        else:
+            if not data:
+                raise ChannelBroken("it has closed its channel")
+            return data
+
+
+async def _send(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
+    while True:
+        try:
+            send_packet(channel, packet, fds)
+        except BlockingIOError:
+            await wait_writable(channel)
+        except OSError as error:
+            raise ChannelBroken(f"its channel is broken: {error}") from error
+        else:
+            return

@@ -1,0 +1,190 @@
+"""The messages on a domain's channel: hypercalls up, results and changes of the address space down.
+
+The channel is a SOCK_SEQPACKET pair, so that a message is whole or not there. A vCPU has one request under way
+at a time; the answer is one packet, or several of which all but the last say that more follows. Descriptors
+travel beside them (SCM_RIGHTS), in the order of the changes that they belong to. All of it is little-endian.
+
+Only the hypervisor's side distrusts the other: a request that is not as described here ends its domain.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from struct import Struct as Codec
+from typing import Final, NamedTuple
+
+
+class RequestKind(IntEnum):
+    """What a vCPU asks for. What follows the header is given with each."""
+
+    HYPERCALL = 1
+    """number, up to six arguments"""
+    SHARE = 2
+    """args: domid, whether read-only. payload: u64 PFNs, at most MAX_PFNS. Before they are granted to it"""
+    RECLAIM = 3
+    """args: first PFN, count. The pages are the domain's alone again"""
+    SYNC = 4
+    """Nothing but what has changed meanwhile"""
+
+
+class ChangeKind(IntEnum):
+    """What the domain's process does before it goes on. `number`, `gpfn`, `pages` and `offset` as given."""
+
+    EXTENT = 1
+    """fd: the memory of its own that is called `number` from now on"""
+    SHARED_INFO = 2
+    """the page `offset` of extent `number`"""
+    MAP_RAM = 3
+    """`pages` pages of extent `number` from page `offset` on appear at `gpfn`"""
+    MAP_PAGE = 4
+    """fd: one page appears at `gpfn`; writable if `pages`"""
+    MOVE_PAGE = 5
+    """fd: the domain's own page at `gpfn` lies there from now on, with the same content"""
+    UNMAP = 6
+    """`pages` pages from `gpfn` on are there no more"""
+    LISTEN = 7
+    """fds (if `pages`): memory and pipe of bell `number`; it may ring for port `gpfn`"""
+    DEAF = 8
+    """bell `number` rings for port `gpfn` no more"""
+    RING = 9
+    """fds (if `pages`): memory and pipe of bell `number`; an event for port `gpfn` rings it at `offset`"""
+    SILENCE = 10
+    """events for port `gpfn` are hypercalls again"""
+
+
+DESCRIPTORS: Final = {
+    ChangeKind.EXTENT: 1,
+    ChangeKind.MAP_PAGE: 1,
+    ChangeKind.MOVE_PAGE: 1,
+    ChangeKind.LISTEN: 2,
+    ChangeKind.RING: 2,
+}
+"""how many come with each change"""
+OPTIONAL: Final = (ChangeKind.LISTEN, ChangeKind.RING)
+"""they come if `pages` is not 0"""
+
+TO_HYPERVISOR: Final = 1
+"""number of the bell by which a process rings for domains of the hypervisor's own process"""
+
+MAX_PFNS: Final = 512
+MAX_CHANGES: Final = 96
+MAX_DESCRIPTORS: Final = 192
+"""in one packet; Linux passes at most 253 (SCM_MAX_FD)"""
+
+REQUEST: Final = Codec("<QQ6QQQ")
+REPLY: Final = Codec("<qII")
+CHANGE: Final = Codec("<IIQQQ")
+MAX_REQUEST_BYTES: Final = REQUEST.size + 8 * MAX_PFNS
+MAX_REPLY_BYTES: Final = REPLY.size + CHANGE.size * MAX_CHANGES
+_FD_SPACE: Final = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+
+
+class Request(NamedTuple):
+    """A decoded request. sent, received: events that the vCPU has sent and taken so far without hypercalls."""
+
+    kind: RequestKind
+    number: int
+    args: tuple[int, ...]
+    sent: int
+    received: int
+    pfns: tuple[int, ...]
+
+
+class Change(NamedTuple):
+    """One change; the descriptors, if any, are the sender's and stay open. pages: how many, or whether
+    something holds, as said of each kind.
+    """
+
+    kind: ChangeKind
+    gpfn: int = 0
+    pages: int = 0
+    number: int = 0
+    offset: int = 0
+    fds: tuple[int, ...] = ()
+
+
+class ChannelBroken(Exception):
+    """The other end sent what no vCPU sends, or nothing any more."""
+
+
+def decode_request(data: bytes) -> Request:
+    """Raises ChannelBroken: found and expected."""
+    size = len(data) - REQUEST.size
+    if size < 0 or size % 8 or size > 8 * MAX_PFNS:
+        raise ChannelBroken(
+            f"a request of {len(data)} bytes, expected {REQUEST.size} and at most {MAX_PFNS} PFNs"
+        )
+    kind, number, *args, sent, received = REQUEST.unpack_from(data)
+    if kind not in _KINDS:
+        raise ChannelBroken(f"a request of kind {kind}, expected 1 to {len(_KINDS)}")
+    pfns = tuple(memoryview(data)[REQUEST.size :].cast("Q")) if size else ()
+    return Request(_KINDS[kind], number, tuple(args), sent, received, pfns)
+
+
+_KINDS: Final = {int(kind): kind for kind in RequestKind}
+
+
+def encode_replies(result: int, changes: Sequence[Change]) -> Iterator[tuple[bytes, list[int]]]:
+    """The packets of an answer, each with its descriptors."""
+    first = 0
+    while True:
+        fds: list[int] = []
+        last = first
+        while last < len(changes) and last - first < MAX_CHANGES:
+            if len(fds) + len(changes[last].fds) > MAX_DESCRIPTORS:
+                break
+            fds += changes[last].fds
+            last += 1
+        more = last < len(changes)
+        head = REPLY.pack(result, last - first, more)
+        yield head + b"".join(map(_encode_change, changes[first:last])), fds
+        if not more:
+            return
+        first = last
+
+
+def _encode_change(change: Change) -> bytes:
+    return CHANGE.pack(change.kind, change.pages, change.gpfn, change.number, change.offset)
+
+
+def send_packet(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
+    """Raises BlockingIOError on a channel that is full and does not block."""
+    if fds:
+        channel.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    else:
+        channel.send(packet)
+
+
+def receive_reply(channel: socket.socket) -> tuple[int, list[Change]]:
+    """Waits for the whole answer: its result and changes; the descriptors are the caller's now.
+
+    Raises ChannelBroken when the other end is gone.
+    """
+    changes: list[Change] = []
+    while True:
+        data, fds = _receive_packet(channel)
+        result, count, more = REPLY.unpack_from(data)
+        if count:
+            changes += _decode_changes(data[REPLY.size :], fds)
+        if not more:
+            return result, changes
+
+
+def _receive_packet(channel: socket.socket) -> tuple[bytes, Iterator[int]]:
+    data, ancillary, _flags, _address = channel.recvmsg(MAX_REPLY_BYTES, _FD_SPACE)
+    if not data:
+        raise ChannelBroken("the hypervisor is gone")
+    fds = array.array("i")
+    for _level, _kind, content in ancillary:
+        fds.frombytes(content[: len(content) - len(content) % 4])
+    return data, iter(fds)
+
+
+def _decode_changes(data: bytes, fds: Iterator[int]) -> Iterator[Change]:
+    for number, count, gpfn, which, offset in CHANGE.iter_unpack(data):
+        kind = ChangeKind(number)
+        expected = DESCRIPTORS.get(kind, 0) * (bool(count) if kind in OPTIONAL else 1)
+        yield Change(kind, gpfn, count, which, offset, tuple(next(fds) for _ in range(expected)))
