@@ -14,6 +14,7 @@ from hypervisor.abi.xen import DOMID_INVALID
 from hypervisor.frames import ALLOCATED, SPECIAL
 from hypervisor.guest_memory import PageKind
 from hypervisor.lifecycle import Life
+from hypervisor.sharing_audit import audit as audit_sharing
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -26,6 +27,7 @@ def audit(machine: Machine) -> list[str]:
     found = list(_frames(machine))
     for extent in machine.frames.extents():
         found += _extent(machine, extent)
+    found += audit_sharing(machine)
     for domid, domain in machine.domains.items():
         if domain.domid != domid:
             found.append(f"domain {domain.domid} is listed as {domid}")
