@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from backends.block.device import BlockDevice, OpenStore
 from backends.block.keys import FRONTEND_KEYS, SetupKeys
 from backends.block.pages import PageBudget
-from backends.block.stats import BlockStats, RingStats
+from backends.block.stats import DeviceStats
 from backends.contract import BlockStore
 from backends.params import config_of
 from backends.registry import load_backend
@@ -25,8 +25,7 @@ class ServedDisk(NamedTuple):
     devid: int
     vdev: str
     backend: str
-    stats: BlockStats
-    ring_stats: RingStats
+    stats: DeviceStats
 
 
 def store_of(setup: SetupKeys) -> BlockStore:
@@ -77,7 +76,7 @@ class BlockBackend:
         key = device.frontend_domid, device.devid
         vdev = device.keys.get("dev", str(device.devid))
         self._disks.pop(key, None)
-        self._disks[key] = ServedDisk(*key, vdev, driver.setup.type, driver.stats, driver.ring_stats)
+        self._disks[key] = ServedDisk(*key, vdev, driver.setup.type, driver.stats)
         if len(self._disks) > _DISKS_REMEMBERED:
             del self._disks[next(iter(self._disks))]
         return driver

@@ -1,46 +1,38 @@
-"""blkback: the XenBus driver of one virtual block device, from its store to its ring."""
+"""blkback: the XenBus driver of one virtual block device, from its store to its rings."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Final
 
-from backends.block.keys import FrontendKeys, SetupKeys, described, offered, sized
+from backends.block.connection import QueueConnection
+from backends.block.keys import FrontendKeys, QueueKeys, SetupKeys, check_apart, described, offered, sized
 from backends.block.opened import OpenedStore
 from backends.block.pages import GrantedPages, PageBudget
 from backends.block.queue import BlockQueue
 from backends.block.service import Service
-from backends.block.stats import BlockStats, RingStats
+from backends.block.stats import DeviceStats
 from backends.contract import BlockStore
 from kernel.events import EventPort
 from kernel.kernel import Kernel
-from kernel.mapping import GrantError, Mapping
 from kernel.xenbus.backend import BackendDevice
 from kernel.xenbus.drivers import Keys
+from kernel.xenbus.folder import read_folder
 from ringbuffers.errors import PeerViolation
-from ringbuffers.protocols import blkif
 from ringbuffers.ring import BackRing
 
 OpenStore = Callable[[SetupKeys], BlockStore]
 """Makes the store that a device's setup names; does not open it."""
 
 PERSISTENT_PAGES: Final = 2048
-"""How many pages of a frontend that reuses its grants stay mapped, by device."""
+"""How many pages of a frontend that reuses its grants stay mapped, by queue."""
 
 HOTPLUG_STATUS: Final = "hotplug-status"
 
 
-class RingNotGranted(Exception):
-    """A frontend did not grant its ring's pages."""
-
-    def __init__(self, path: str, errors: list[GrantError]) -> None:
-        super().__init__(f"{path}: {errors[0]}" + (f" and {len(errors) - 1} more" if len(errors) > 1 else ""))
-        self.path = path
-        self.errors = errors
-
-
 class BlockDevice:
-    """Serves one device, `device`. disk: its store, while it is open. queue: its ring, while it is connected.
+    """Serves one device, `device`. disk: its store, while it is open. queues: its rings, while it is connected.
 
-    stats, ring_stats: totals over all connections. violation: how the frontend broke its ring, if it did.
+    stats: totals over all connections. violation: how the frontend broke a ring, if it did.
     """
 
     def __init__(
@@ -51,13 +43,10 @@ class BlockDevice:
         self._open_store = open_store
         self._budget = budget
         self.setup = SetupKeys.read(device.path, device.keys)
-        self.stats = BlockStats()
-        self.ring_stats = RingStats()
+        self.stats = DeviceStats()
         self.violation: PeerViolation | None = None
         self.disk: OpenedStore | None = None
-        self.queue: BlockQueue | None = None
-        self._ring_pages: list[Mapping] = []
-        self._port: EventPort | None = None
+        self.queues: list[QueueConnection] = []
 
     async def features(self) -> Keys:
         """Opens the store and says what the ring may be like. Raises BadKeys, StoreError, OSError."""
@@ -67,46 +56,30 @@ class BlockDevice:
         except Exception:
             await self._say(HOTPLUG_STATUS, "error")
             raise
-        return {**offered(), HOTPLUG_STATUS: "connected"}
+        return {**offered(self.setup), HOTPLUG_STATUS: "connected"}
 
     async def connect(self, frontend_keys: Keys) -> Keys:
-        """Maps the ring, binds the port and serves. Raises BadKeys, RingNotGranted, HypercallError,
-        PeerViolation.
+        """Maps the rings, binds the ports and serves, all queues or none.
+
+        Raises BadKeys, RingNotGranted, HypercallError, PeerViolation, StoreError.
         """
         assert self.disk is not None  # features came before
-        keys = FrontendKeys.read(self.device.peer_path, frontend_keys)
-        domid = self.device.frontend_domid
-        ring = BackRing.attach(self._map_ring(domid, keys.ring_refs), blkif.REQUEST_SLOT_SIZE)
-        self._port = self._kernel.events.bind_interdomain(domid, keys.event_channel)
-        limit = PERSISTENT_PAGES if keys.persistent else 0
-        pages = GrantedPages(self._kernel.grants, domid, self._budget, limit)
-        self.queue = BlockQueue(
-            ring,
-            pages,
-            Service(self.disk, self.stats),
-            notify=self._port.notify,
-            spawn=self._kernel.tasks.start_soon,
-            broken=self._broken,
-        )
-        self._port.on_event = self.queue.notified
-        self.ring_stats.enter(ring)
-        self._kernel.tasks.start_soon(self.queue.run)
+        keys = FrontendKeys.read_within(self.device.peer_path, frontend_keys, self.setup.max_queues)
+        queues = await self._find_queues(keys, frontend_keys)
+        check_apart(queues)
+        try:
+            for index, queue in enumerate(queues):
+                self.queues.append(self._open_queue(index, queue, self.disk, persistent=keys.persistent))
+        except BaseException:
+            await self._close_queues()
+            raise
+        for connection in self.queues:
+            connection.start()
         return described(self.disk, self.setup.info)
 
     async def disconnect(self) -> None:
         """Lets what is in flight end, unmaps everything and closes the store."""
-        if self._port is not None:
-            self._port.on_event = None
-        if self.queue is not None:
-            await self.queue.close()
-            self.ring_stats.leave(self.queue.ring)
-            self.queue = None
-        if self._port is not None:
-            self._port.close()
-            self._port = None
-        ring_pages, self._ring_pages = self._ring_pages, []
-        if ring_pages:
-            self._kernel.grants.unmap(ring_pages)
+        await self._close_queues()
         disk, self.disk = self.disk, None
         if disk is not None:
             await disk.close()
@@ -122,16 +95,44 @@ class BlockDevice:
         await self.device.update(sized(self.disk))
         return True
 
-    def _map_ring(self, domid: int, refs: tuple[int, ...]) -> list[memoryview]:
-        mapped = self._kernel.grants.map(domid, refs)
-        self._ring_pages = [mapping for mapping in mapped if isinstance(mapping, Mapping)]
-        errors = [error for error in mapped if isinstance(error, GrantError)]
-        if errors:
-            raise RingNotGranted(self.device.peer_path, errors)
-        return [mapping.page for mapping in self._ring_pages]
+    async def _find_queues(self, keys: FrontendKeys, frontend_keys: Keys) -> list[QueueKeys]:
+        """How to reach each of the frontend's rings. Raises BadKeys, StoreError."""
+        path, store = self.device.peer_path, self._kernel.store
+        if keys.queues == 1:
+            return [keys.queue(path, frontend_keys)]
+        nodes = keys.nodes_of_ring()
+        folders = keys.folders(path)
+        return [keys.queue(folder, await read_folder(store, folder, nodes)) for folder in folders]
+
+    def _open_queue(
+        self, index: int, keys: QueueKeys, disk: OpenedStore, *, persistent: bool
+    ) -> QueueConnection:
+        domid, stats = self.device.frontend_domid, self.stats.queue(index)
+
+        def make(ring: BackRing, port: EventPort) -> BlockQueue:
+            return BlockQueue(
+                ring,
+                GrantedPages(self._kernel.grants, domid, self._budget, PERSISTENT_PAGES if persistent else 0),
+                Service(disk, stats.requests),
+                notify=port.notify,
+                spawn=self._kernel.tasks.start_soon,
+                broken=self._broken,
+            )
+
+        return QueueConnection.open(self._kernel, domid, keys, make, stats.rings)
+
+    async def _close_queues(self) -> None:
+        connections, self.queues = self.queues, []
+        for connection in connections:
+            connection.stop()
+        async with AsyncExitStack() as closing:
+            for connection in connections:
+                closing.push_async_callback(connection.close)
 
     def _broken(self, error: Exception) -> None:
-        """The ring cannot be served any more: this device ends, and nothing else."""
+        """A ring cannot be served any more: this device ends with all its queues, and nothing else."""
+        for connection in self.queues:
+            connection.stop()
         if isinstance(error, PeerViolation):
             self.violation = error
         self.stats.error("ring broken", str(error))

@@ -5,10 +5,10 @@ Its own folder was written by the toolstack and cannot be written by the guest; 
 nothing is believed but how to reach its ring (XSA-175, 178). All of it is checked here, once.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from backends.block.opened import OpenedStore
 from ringbuffers.protocols import blkif
@@ -17,6 +17,12 @@ from ringbuffers.protocols import blkif_keys as names
 MAX_RING_PAGE_ORDER: Final = 4
 MAX_RING_PAGES: Final = 1 << MAX_RING_PAGE_ORDER
 MAX_INDIRECT_SEGMENTS: Final = 256
+MAX_QUEUES: Final = 16
+"""The most that a device can be set up to offer."""
+DEFAULT_QUEUES: Final = 4
+MAX_QUEUES_NODE: Final = "max-queues"
+"""Where our toolstack says how many queues a device is to offer; blkif.h leaves it open where that comes from."""
+
 FRONTEND_KEYS: Final = (
     names.EVENT_CHANNEL,
     names.RING_PAGE_ORDER,
@@ -27,9 +33,12 @@ FRONTEND_KEYS: Final = (
     names.RING_REF,
     *map(names.ring_ref, range(MAX_RING_PAGES)),
 )
-"""The nodes of a frontend that a backend looks at."""
+"""The nodes of a frontend's folder that a backend looks at. A frontend with several queues has a folder below
+for each (`FrontendKeys.folders`).
+"""
 
 _U32_DIGITS: Final = 10
+_U32_MAX: Final = 0xFFFF_FFFF
 
 
 class BadKeys(Exception):
@@ -51,8 +60,14 @@ def _decimal(text: object) -> object:
     return text if isinstance(text, int) else None
 
 
+def _power_of_two(number: int) -> int:
+    if not number or number & (number - 1):
+        raise ValueError("a power of two")
+    return number
+
+
 _FLAGS: Final = {"0": False, "1": True}
-U32 = Annotated[int, BeforeValidator(_decimal), Field(ge=0, le=0xFFFF_FFFF)]
+U32 = Annotated[int, BeforeValidator(_decimal), Field(ge=0, le=_U32_MAX)]
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(lambda text: _FLAGS.get(text, text))]
 
 
@@ -79,6 +94,9 @@ class SetupKeys(_Keys):
     device_type: str = Field("disk", validation_alias=names.DEVICE_TYPE)
     removable: Flag = False
     discard_enable: Flag = Field(True, validation_alias=names.DISCARD_ENABLE)
+    max_queues: Annotated[U32, Field(ge=1, le=MAX_QUEUES)] = Field(
+        DEFAULT_QUEUES, validation_alias=MAX_QUEUES_NODE
+    )
 
     @property
     def read_only(self) -> bool:
@@ -93,44 +111,88 @@ class SetupKeys(_Keys):
         return flags | (blkif.VDISK_REMOVABLE if self.removable else 0)
 
 
-class FrontendKeys(_Keys):
-    """How to reach a frontend's ring. ring_refs: the grants of its pages, in order."""
+class QueueKeys(NamedTuple):
+    """How to reach one ring. folder: where that was said. ring_refs: the grants of its pages, in order."""
 
-    event_channel: U32 = Field(validation_alias=names.EVENT_CHANNEL)
+    folder: str
+    ring_refs: tuple[int, ...]
+    event_channel: int
+
+
+class FrontendKeys(_Keys):
+    """What all queues of a frontend have in common. queues: how many there are."""
+
     protocol: Literal["x86_64-abi"] = Field("x86_64-abi", validation_alias=names.PROTOCOL)
     persistent: Flag = Field(False, validation_alias=names.FEATURE_PERSISTENT)
-    queues: Annotated[U32, Field(ge=1, le=1)] = Field(1, validation_alias=names.MULTI_QUEUE_NUM_QUEUES)
-    ring_refs: tuple[U32, ...] = Field(min_length=1, max_length=MAX_RING_PAGES)
+    queues: Annotated[U32, Field(ge=1, le=MAX_QUEUES)] = Field(
+        1, validation_alias=names.MULTI_QUEUE_NUM_QUEUES
+    )
+    ring_page_order: Annotated[U32, Field(le=MAX_RING_PAGE_ORDER)] | None = Field(
+        None, validation_alias=names.RING_PAGE_ORDER
+    )
+    num_ring_pages: Annotated[U32, Field(le=MAX_RING_PAGES), AfterValidator(_power_of_two)] = Field(
+        1, validation_alias=names.NUM_RING_PAGES
+    )
 
-    @model_validator(mode="before")
+    @property
+    def ring_pages(self) -> int:
+        """How many pages each ring has: as ring-page-order says or, as was done before, num-ring-pages."""
+        return self.num_ring_pages if self.ring_page_order is None else 1 << self.ring_page_order
+
     @classmethod
-    def _gather_ring(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        """A ring of one page has its grant in ring-ref. Who says how many pages it has, in ring-page-order
-        or, as was done before, in num-ring-pages, has them in ring-ref0, ring-ref1 and so on.
+    def read_within(cls, path: str, keys: Mapping[str, str], max_queues: int) -> Self:
+        """`read`, for a frontend that was offered `max_queues` queues."""
+        found = cls.read(path, keys)
+        if found.queues > max_queues:
+            raise BadKeys(path, names.MULTI_QUEUE_NUM_QUEUES, str(found.queues), f"1 to {max_queues}")
+        return found
+
+    def folders(self, path: str) -> list[str]:
+        """Where the frontend at `path` says how to reach each of its rings."""
+        if self.queues == 1:
+            return [path]
+        return [f"{path}/{names.queue_directory(queue)}" for queue in range(self.queues)]
+
+    def nodes_of_ring(self) -> list[str]:
+        """The nodes of such a folder."""
+        return [names.EVENT_CHANNEL, names.RING_REF, *map(names.ring_ref, range(self.ring_pages))]
+
+    def queue(self, folder: str, keys: Mapping[str, str]) -> QueueKeys:
+        """What `folder`, in which `keys` were found, says of a ring. Raises BadKeys.
+
+        A ring of one page has its grant in ring-ref; who says how many pages a ring has, has them in ring-ref0,
+        ring-ref1 and so on.
         """
-        pages = _ring_pages(keys)
-        refs = [keys.get(names.ring_ref(page)) for page in range(pages)]
-        if pages == 1 and (names.RING_PAGE_ORDER not in keys or refs[0] is None):
-            refs = [keys.get(names.RING_REF)]
-        return {**keys, "ring_refs": tuple(refs)}
+        found = [names.ring_ref(page) for page in range(self.ring_pages)]
+        if self.ring_pages == 1 and (self.ring_page_order is None or found[0] not in keys):
+            found = [names.RING_REF]
+        refs = tuple(_number(folder, keys, name) for name in found)
+        return QueueKeys(folder, refs, _number(folder, keys, names.EVENT_CHANNEL))
 
 
-def _ring_pages(keys: Mapping[str, Any]) -> int:
-    """How many pages a frontend says its ring has; 0, which is refused, if that is no number that we
-    offered.
-    """
-    if names.RING_PAGE_ORDER in keys:
-        order = _decimal(keys[names.RING_PAGE_ORDER])
-        return 1 << order if isinstance(order, int) and order <= MAX_RING_PAGE_ORDER else 0
-    pages = _decimal(keys.get(names.NUM_RING_PAGES, "1"))
-    return pages if isinstance(pages, int) and pages in (1, 2, 4, 8, 16) else 0
+def check_apart(queues: Sequence[QueueKeys]) -> None:
+    """No page and no port is said to be of two rings. Raises BadKeys."""
+    seen: dict[tuple[str, int], str] = {}
+    for queue in queues:
+        said = [(names.RING_REF, ref) for ref in dict.fromkeys(queue.ring_refs)]
+        for what in (*said, (names.EVENT_CHANNEL, queue.event_channel)):
+            owner = seen.setdefault(what, queue.folder)
+            if owner is not queue.folder:
+                raise BadKeys(queue.folder, what[0], str(what[1]), f"another one than that of {owner}")
 
 
-def offered() -> dict[str, str]:
+def _number(folder: str, keys: Mapping[str, str], name: str) -> int:
+    number = _decimal(keys.get(name))
+    if not isinstance(number, int) or number > _U32_MAX:
+        raise BadKeys(folder, name, keys.get(name), "a decimal number of 32 bits")
+    return number
+
+
+def offered(setup: SetupKeys) -> dict[str, str]:
     """What a backend writes before a frontend connects."""
     return {
         names.FEATURE_MAX_INDIRECT_SEGMENTS: str(MAX_INDIRECT_SEGMENTS),
-        names.MULTI_QUEUE_MAX_QUEUES: "1",
+        names.MULTI_QUEUE_MAX_QUEUES: str(setup.max_queues),
         names.MAX_RING_PAGE_ORDER: str(MAX_RING_PAGE_ORDER),
     }
 

@@ -1,9 +1,9 @@
-"""The frontend's pages that a block device has mapped: for ever while they are used (persistent), or for
-one request.
+"""The frontend's pages that a queue of a block device has mapped: for ever while they are used (persistent),
+or for one request.
 
 With feature-persistent the frontend uses the same grants again and again, and we map each once. How many
-may stay is bounded twice: by device (the least recently used go first) and by frontend domain over all its
-devices (XSA-300). What finds no room is mapped for its request alone.
+may stay is bounded twice: by queue (the least recently used go first) and by frontend domain over all its
+devices and their queues (XSA-300). What finds no room is mapped for its request alone.
 
 Who was used lately is kept in two generations, so that a hit costs one dictionary look-up: `recent` holds
 what was used since the last turn, `_older` the rest in the order of their last turn. Only when room is
@@ -66,7 +66,7 @@ class Lease:
 
 
 class GrantedPages:
-    """The mapped pages of one frontend's device.
+    """The mapped pages of one queue of a frontend's device.
 
     Attributes:
         recent: gref to page, of those used lately; what the ring's quick path looks into.

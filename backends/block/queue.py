@@ -1,4 +1,4 @@
-"""The ring of one block device at the backend: takes requests in runs, has them served, answers in runs.
+"""One ring of a block device at the backend: takes requests in runs, has them served, answers in runs.
 
 A run of slots is copied once. Reads and writes of one whole page that is mapped already, nearly all there
 are, go to the store straight from the walk over the run. All others are gathered, judged, have their pages
@@ -7,7 +7,8 @@ are begun in the order of the ring.
 
 What must wait (a store's method is `async def`) becomes a task and is answered when it ends; the ring goes
 on. A barrier is the exception: it is begun when nothing is in flight any more, and what comes behind it on
-the ring waits for it.
+the ring waits for it. As in Linux's blkback, a barrier orders its own ring alone; what it and a flush make
+durable is every write that the store has finished, whichever ring it came from.
 """
 
 from collections.abc import Callable, Coroutine
@@ -89,10 +90,14 @@ class BlockQueue:
             self._look()
         self._turn.set()
 
-    async def close(self) -> None:
-        """Takes no more requests, lets those in flight end and be answered, and unmaps all pages."""
+    def stop(self) -> None:
+        """Takes no more requests; those in flight go on."""
         self._stopped = True
         self._turn.set()
+
+    async def close(self) -> None:
+        """Takes no more requests, lets those in flight end and be answered, and unmaps all pages."""
+        self.stop()
         if self._in_flight:
             self._idle = waiter_factory()()
             await self._idle.wait()

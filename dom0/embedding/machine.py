@@ -140,7 +140,7 @@ class RunningMachine:
         """
         model = load_backend(disk.backend).Config
         config = model.model_validate(disk.config, context={"folder": self._folder})
-        return DiskConfig(disk.vdev, disk.backend, config, disk.mode)
+        return DiskConfig(disk.vdev, disk.backend, config, disk.mode, disk.max_queues)
 
     # For guests and for running_machine
 

@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from backends.block.backend import ServedDisk
+from backends.block.stats import QueueStats
 from backends.console.errors import NoConsole
 from dom0.embedding import GuestEnd
 from dom0.launch.status import DomainStatus
@@ -12,11 +13,13 @@ from dom0.report.model import (
     GrantReport,
     LatencyReport,
     MulticallReport,
+    QueueReport,
     RingReport,
 )
 from dom0.services import Services
 from frontends.block.report import FrontendReport
 from hypervisor.domain import Domain
+from ringbuffers.protocols.blkif_keys import queue_directory
 
 STILL_RUNNING = GuestEnd("running")
 
@@ -55,7 +58,7 @@ def collect_domain(
 
 def _device(disk: ServedDisk, frontend: str | None) -> DeviceReport:
     """Both ends of a disk: what the backend saw, and what the guest's kernel said of its own end."""
-    stats, ring = disk.stats, disk.ring_stats
+    stats = disk.stats
     ours, latency = _parsed(frontend)
     return DeviceReport(
         name=disk.vdev,
@@ -67,13 +70,31 @@ def _device(disk: ServedDisk, frontend: str | None) -> DeviceReport:
         bytes_read=stats.bytes_read,
         bytes_written=stats.bytes_written,
         backend_ring=RingReport(
-            size=ring.size,
-            high_water=ring.high_water,
-            notifications_sent=ring.notifications_sent,
-            notifications_suppressed=ring.notifications_suppressed,
+            size=stats.ring_size,
+            high_water=stats.high_water,
+            notifications_sent=stats.notifications_sent,
+            notifications_suppressed=stats.notifications_suppressed,
         ),
+        queues=[_queue(index, queue) for index, queue in enumerate(stats.queues)],
         frontend=ours,
         latency=latency,
+    )
+
+
+def _queue(index: int, queue: QueueStats) -> QueueReport:
+    requests, rings = queue
+    return QueueReport(
+        name=queue_directory(index),
+        requests=dict(requests.requests),
+        errors=sum(requests.errors.values()),
+        bytes_read=requests.bytes_read,
+        bytes_written=requests.bytes_written,
+        ring=RingReport(
+            size=rings.size,
+            high_water=rings.high_water,
+            notifications_sent=rings.notifications_sent,
+            notifications_suppressed=rings.notifications_suppressed,
+        ),
     )
 
 

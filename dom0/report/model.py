@@ -53,12 +53,25 @@ class LatencyReport(Section):
 
 
 class RingReport(Section):
-    """One side of a device's ring."""
+    """One side of a device's ring, or of all its rings: then notifications are added up."""
 
-    size: int = Field(default=0, ge=0, description="slots of the ring")
-    high_water: int = Field(default=0, ge=0, description="most requests that were in flight at once")
+    size: int = Field(default=0, ge=0, description="slots of each ring")
+    high_water: int = Field(
+        default=0, ge=0, description="most requests that were in flight at once on one ring"
+    )
     notifications_sent: int = Field(default=0, ge=0)
     notifications_suppressed: int = Field(default=0, ge=0)
+
+
+class QueueReport(Section):
+    """One of a device's queues, as the backend counted it."""
+
+    name: str = Field(description="queue-0, queue-1 and so on")
+    requests: dict[str, int] = {}
+    errors: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    ring: RingReport = RingReport()
 
 
 class DeviceReport(Section):
@@ -74,6 +87,7 @@ class DeviceReport(Section):
     bytes_written: int = 0
     frontend: RingReport = RingReport()
     backend_ring: RingReport = RingReport()
+    queues: list[QueueReport] = Field(default=[], description="what the backend counted, queue by queue")
     latency: LatencyReport = LatencyReport()
 
     @computed_field  # type: ignore[prop-decorator]

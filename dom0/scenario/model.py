@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES
 from dom0.vdev import VirtualDeviceName, parse_vdev, vdev_number
 
 MIB = 1 << 20
@@ -112,6 +113,9 @@ class DiskSpec(Strict):
         default="file", description="a name of the entry-point group domzero.backends, or module:Class"
     )
     mode: Literal["w", "r"] = Field(default="w", description="w: read and write; r: read only")
+    max_queues: int = Field(
+        default=DEFAULT_QUEUES, ge=1, le=MAX_QUEUES, description="how many queues the guest may ask for"
+    )
     config: dict[str, Any] = Field(default={}, description="the backend's own settings")
 
 

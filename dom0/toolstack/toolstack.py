@@ -14,6 +14,7 @@ from typing import Any, Final
 import anyio
 from pydantic import BaseModel
 
+from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES_NODE
 from backends.params import params_of
 from dom0.toolstack.builder import CONSOLE_GFN, STORE_GFN, BuiltDomain, build_domain
 from dom0.toolstack.devices import Devices
@@ -41,16 +42,21 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class DiskConfig:
-    """A disk to attach: its name in the guest, its backend by name, and the backend's checked settings."""
+    """A disk to attach: its name in the guest, its backend by name, the backend's checked settings, and how
+    many queues the guest may ask for.
+    """
 
     vdev: str
     backend: str
     config: BaseModel
     mode: str = "w"
+    max_queues: int = DEFAULT_QUEUES
 
     def keys(self) -> dict[str, str]:
         """The backend's part of the device's nodes."""
-        return {"params": params_of(self.config), "type": self.backend}
+        keys = {"params": params_of(self.config), "type": self.backend}
+        # What is as usual is not said: the folder then looks as it does on a real Xen.
+        return keys if self.max_queues == DEFAULT_QUEUES else keys | {MAX_QUEUES_NODE: str(self.max_queues)}
 
 
 @dataclass(frozen=True, slots=True)

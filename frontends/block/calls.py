@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 from frontends.block.buffers import BufferPool, PageBuffer
 from frontends.block.errors import DiskMisuse, NotSupported, RequestFailed
 from frontends.block.keys import DiskKeys
-from frontends.block.queue import RequestQueue
+from frontends.block.queues import RequestQueues
 from frontends.block.stats import DiskStats
 from frontends.block.submissions import Caller, Submission
 from kernel.parking import NewWaiter
@@ -29,7 +29,7 @@ class DiskCalls:
     keys: DiskKeys
     stats: DiskStats
     lost: DeviceClosed | None
-    _queue: RequestQueue
+    _queues: RequestQueues
     _pool: BufferPool
     _new_waiter: NewWaiter[None]
     _max_indirect: int
@@ -47,7 +47,7 @@ class DiskCalls:
             if self.lost is not None:
                 self._refuse(caller)
             page = buffer.word if count == PAGE_SECTORS else page_word(buffer.gref, count)
-            self._queue.submit_page(caller, operation | 1 << 8, sector, page)
+            self._queues.submit_page(caller, operation | 1 << 8, sector, page)
             await caller.waiter.wait()
             if caller.failures is not None:
                 self._raise_failure(caller.failures)
@@ -67,7 +67,7 @@ class DiskCalls:
         try:
             if self.lost is not None:
                 self._refuse(caller)
-            self._queue.submit(submission)
+            self._queues.submit(submission)
             await caller.waiter.wait()
             if caller.failures is not None:
                 self._raise_failure(caller.failures)

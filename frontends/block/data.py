@@ -40,8 +40,8 @@ class DiskData(DiskCalls):
         return data
 
     async def write(self, sector: int, data: Memory, *, barrier: bool = False) -> None:
-        """Stores whole sectors from `sector` on. barrier: earlier writes are durable before this one, and
-        this one is when the call returns. Raises DiskMisuse, RequestFailed, DeviceClosed.
+        """Stores whole sectors from `sector` on. barrier: writes that have returned are durable before this
+        one, and this one is when the call returns. Raises DiskMisuse, RequestFailed, DeviceClosed.
         """
         view = memoryview(data).cast("B")
         count = self._whole_sectors(view)
@@ -117,11 +117,11 @@ class DiskData(DiskCalls):
     @property
     def is_settled(self) -> bool:
         """Whether no request is without its answer."""
-        return self._queue.is_settled
+        return self._queues.is_settled
 
     async def settled(self) -> None:
         """Waits until every request has its answer, those of cancelled calls included."""
-        await self._queue.settled()
+        await self._queues.settled()
 
     # How it is done
 

@@ -10,7 +10,7 @@ From the simplest to the quickest:
     await disk.write_many([(sector, buffer), ...])
 
 Tasks that ask in the same pass of the event loop share a notification. A write is in the store once its
-call returns, and durable once a `flush` that began later has returned.
+call returns, and durable once a `flush` that began later has returned, on whichever queue.
 
 If the backend goes away, requests wait until it has come back and are sent again, in no promised order
 among those that were in flight together; with reconnect=False they end with the kernel's DeviceClosed. A
@@ -27,9 +27,10 @@ from frontends.block.buffers import BufferPool
 from frontends.block.calls import SECTOR_BYTES
 from frontends.block.data import DiskData
 from frontends.block.device import PEER_KEYS, VBD, BlockFrontend
+from frontends.block.errors import DiskMisuse
 from frontends.block.keys import UNKNOWN_DISK, DiskKeys
 from frontends.block.names import disk_name
-from frontends.block.queue import RequestQueue
+from frontends.block.queues import RequestQueues
 from frontends.block.report import FrontendReport
 from frontends.block.stats import DiskStats
 from kernel.kernel import Kernel
@@ -47,7 +48,8 @@ __all__ = ["SECTOR_BYTES", "Disk", "DiskOptions", "disk_name"]
 class DiskOptions:
     """How a frontend works.
 
-    ring_page_order: log2 of the pages of the ring, as far as the backend allows. persistent: tell the
+    queues: how many rings to use, as far as the backend allows; see `frontends.block.queues`.
+    ring_page_order: log2 of the pages of each ring, as far as the backend allows. persistent: tell the
     backend that it may keep pages mapped. reconnect: requests survive the backend's going away.
     max_indirect_segments: pages a request, as far as the backend allows; at most 512. staged_pages: pages
     in use at once for callers that bring memory of their own.
@@ -58,6 +60,7 @@ class DiskOptions:
     reconnect: bool = True
     max_indirect_segments: int = 256
     staged_pages: int = 512
+    queues: int = 1
 
 
 class Disk(DiskData):
@@ -68,18 +71,20 @@ class Disk(DiskData):
     """
 
     def __init__(self, kernel: Kernel, devid: int, options: DiskOptions | None = None) -> None:
-        """Prepares a disk; `run` makes it live. `Disk.open` does both."""
+        """Prepares a disk; `run` makes it live. `Disk.open` does both. Raises DiskMisuse."""
         self.name = disk_name(devid)
         self.stats = DiskStats()
         self.keys = UNKNOWN_DISK
         self._quick_end = 0
         self._options = options or DiskOptions()
+        if self._options.queues < 1:
+            raise DiskMisuse(self.name, "number of queues", self._options.queues, "at least 1")
         self._kernel = kernel
         self._new_waiter: NewWaiter[None] = waiter_factory()
         self._resized = Broadcast()
         self.lost: DeviceClosed | None = None
         self.device = FrontendDevice(kernel, VBD, devid, self._make_driver, peer_keys=PEER_KEYS)
-        self._queue = RequestQueue(self.stats, kernel.clock.now_ns, self.device.fail)
+        self._queues = RequestQueues(self._options.queues, self.stats, kernel.clock.now_ns, self.device.fail)
         self._pool = BufferPool(kernel, self.device.path, self._new_waiter, limit=self._options.staged_pages)
         self._max_indirect = self._options.max_indirect_segments
         kernel.reports[f"{VBD}-{devid}"] = lambda: FrontendReport.of(self.stats).model_dump_json()
@@ -96,7 +101,7 @@ class Disk(DiskData):
         """Runs the device and its publisher until the device is gone."""
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._queue.run)
+                tasks.start_soon(self._queues.run)
                 await self.device.run()
                 tasks.cancel_scope.cancel()
         finally:
@@ -140,7 +145,7 @@ class Disk(DiskData):
         """Waits for all answers, closes the disk, and waits, for LET_GO_SECONDS at the most, until the backend
         has closed, too, and with it let go of the pages.
         """
-        await self._queue.settled()
+        await self._queues.settled()
         self.device.close()
         await self.device.wait_closed()
         with self._kernel.clock.timeout(LET_GO_SECONDS):
@@ -165,7 +170,7 @@ class Disk(DiskData):
         return BlockFrontend(
             self._kernel,
             device,
-            self._queue,
+            self._queues,
             self._pool,
             ring_page_order=self._options.ring_page_order,
             persistent=self._options.persistent,
@@ -188,5 +193,5 @@ class Disk(DiskData):
     def _lose(self) -> None:
         self.lost = self.device.closed
         if self.lost is not None:
-            self._queue.fail(self.lost)
+            self._queues.fail(self.lost)
         self._pool.close()

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from frontends.block.stats import DiskStats
-from frontends.block.submissions import Caller, Submission
+from frontends.block.submissions import Caller, Resent, Submission
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
 from ringbuffers.protocols.blkif_columns import unpack_responses
@@ -96,10 +96,13 @@ class Flight:
 
     def slots(self) -> Iterator[bytes]:
         """The slot of each request in flight, in the order of sending."""
-        for run in self._runs:
-            for request_id in run.ids:
-                if request_id in self._callers:
-                    yield run.slot(request_id)
+        return (slot for slot, _ in self._requests())
+
+    def hand_over(self) -> list[Submission]:
+        """Forgets all; returns what is to be sent elsewhere, under other ids."""
+        requests = list(self._requests())
+        self.clear()
+        return [Resent(requests)] if requests else []
 
     def clear(self) -> list[Caller]:
         """Forgets all; returns who waited."""
@@ -108,6 +111,12 @@ class Flight:
         self._runs.clear()
         self._kept = 0
         return callers
+
+    def _requests(self) -> Iterator[tuple[bytes, Caller]]:
+        for run in self._runs:
+            for request_id in run.ids:
+                if request_id in self._callers:
+                    yield run.slot(request_id), self._callers[request_id]
 
     def _pop(self, ids: array[int]) -> list[Caller]:
         """Takes the requests of `ids` out. Raises PeerViolation, and takes none, if one is not in flight."""

@@ -4,7 +4,7 @@ Every value was written by somebody else and is checked here, once. blkif.h give
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -62,6 +62,7 @@ class TransportKeys(_Keys):
 
     max_ring_page_order: Decimal = Field(0, validation_alias=names.MAX_RING_PAGE_ORDER, ge=0)
     max_indirect_segments: Decimal = Field(0, validation_alias=names.FEATURE_MAX_INDIRECT_SEGMENTS, ge=0)
+    max_queues: Decimal = Field(1, validation_alias=names.MULTI_QUEUE_MAX_QUEUES, ge=0)
 
 
 class DiskKeys(_Keys):
@@ -91,20 +92,39 @@ UNKNOWN_DISK: Final = DiskKeys.model_validate({names.SECTORS: 1})
 """What a disk is taken for before its backend has said anything."""
 
 
-def published(grefs: Sequence[int], port: int, *, said_order: bool, persistent: bool) -> dict[str, str]:
-    """What a frontend writes: its ring's grants, its port, its features, in the order of Linux's blkfront.
+class RingKeys(NamedTuple):
+    """How a backend is to reach one ring: the grants of its pages, and a port."""
 
-    said_order: a connection before this one has written ring-page-order, which stays there and has to be
-    right.
+    grefs: Sequence[int]
+    port: int
+
+
+def published(
+    rings: Sequence[RingKeys], *, said_order: bool, said_queues: bool, persistent: bool
+) -> dict[str, str]:
+    """What a frontend writes: its rings' grants, their ports, its features, in the order of Linux's blkfront.
+
+    said_order, said_queues: a connection before this one has written ring-page-order, or
+    multi-queue-num-queues, which stays there and has to be right.
     """
-    if len(grefs) == 1 and not said_order:
-        keys = {names.RING_REF: str(grefs[0])}
-    else:
-        keys = {names.RING_PAGE_ORDER: str((len(grefs) - 1).bit_length())}
-        keys |= {names.ring_ref(page): str(gref) for page, gref in enumerate(grefs)}
+    pages = len(rings[0].grefs)
+    says_order = said_order or pages > 1
+    keys = {names.RING_PAGE_ORDER: str((pages - 1).bit_length())} if says_order else {}
+    if said_queues or len(rings) > 1:
+        keys[names.MULTI_QUEUE_NUM_QUEUES] = str(len(rings))
+    for index, ring in enumerate(rings):
+        folder = f"{names.queue_directory(index)}/" if len(rings) > 1 else ""
+        keys |= {folder + name: value for name, value in _reaching(ring, numbered=says_order).items()}
     return {
         **keys,
-        names.EVENT_CHANNEL: str(port),
         names.PROTOCOL: names.XEN_IO_PROTO_ABI_NATIVE,
         names.FEATURE_PERSISTENT: "1" if persistent else "0",
     }
+
+
+def _reaching(ring: RingKeys, *, numbered: bool) -> dict[str, str]:
+    refs = {
+        names.ring_ref(page) if numbered else names.RING_REF: str(gref)
+        for page, gref in enumerate(ring.grefs)
+    }
+    return {**refs, names.EVENT_CHANNEL: str(ring.port)}

@@ -1,4 +1,4 @@
-"""The ring of one disk at the frontend: gives requests ids, puts them on the ring in runs, takes the
+"""One ring of a disk at the frontend: gives requests ids, puts them on the ring in runs, takes the
 answers in runs.
 
 Requests that several tasks submit in one pass of the event loop are published together, with one
@@ -27,7 +27,8 @@ _IDLE_POLLS: Final = 4  # looks for answers in vain before it sleeps
 
 
 class RequestQueue:
-    """The requests of one disk, over all its connections.
+    """The requests of one queue, over all its connections. slots: how many its ring has. plug: the last of what
+    waits, while others may join it.
 
     now_ns: a clock, for the latencies. broken: called with the violation when the backend breaks the
     protocol; nothing is sent or taken after that until `connect`.
@@ -42,7 +43,8 @@ class RequestQueue:
         self._ring: FrontRing | None = None
         self._notify: Callable[[], None] = _nobody
         self._waiting: deque[Submission] = deque()
-        self._plug: Plug | None = None  # the last of `_waiting`, while others may join it
+        self.plug: Plug | None = None
+        self.slots = 0
         self._flight = Flight(stats)
         self._again: deque[bytes] = deque()  # slots to be sent once more, on a new ring
         self._turn = Latch()
@@ -62,7 +64,7 @@ class RequestQueue:
 
     def submit(self, submission: Submission) -> None:
         """Sends requests at once, as far as there is room."""
-        self._plug = None
+        self.plug = None
         self._waiting.append(submission)
         self.send()
         self._turn.set()
@@ -71,9 +73,9 @@ class RequestQueue:
         """Sends a request of one page together with those of other tasks, when this pass of the loop is
         over.
         """
-        plug = self._plug
+        plug = self.plug
         if plug is None:
-            plug = self._plug = Plug()
+            plug = self.plug = Plug()
             self._waiting.append(plug)
             self._turn.set()
         plug.add(caller, head, sector, page)
@@ -99,9 +101,24 @@ class RequestQueue:
         """Sends on `ring` from now on; first, in their order, the requests that have no answer yet."""
         self._ring = ring
         self._notify = notify
-        self._stats.enter(ring)
+        self.slots = ring.size
         self._again.extend(self._flight.slots())
         self.send()
+
+    def unanswered(self) -> int:
+        """How many requests have no answer yet."""
+        count = len(self._flight)
+        for submission in self._waiting:
+            count += submission.left
+        return count
+
+    def hand_over(self) -> list[Submission]:
+        """Gives up all requests that have no answer, for another queue. To be called when not connected."""
+        handed: list[Submission] = [*self._flight.hand_over(), *self._waiting]
+        self._waiting.clear()
+        self.plug = None
+        self._settled.announce()
+        return handed
 
     def disconnect(self) -> None:
         """Sends and takes nothing until the next `connect`. What has no answer is kept."""
@@ -114,7 +131,7 @@ class RequestQueue:
         """Ends every request that has no answer with `error`. To be called when not connected."""
         waiting = [caller for submission in self._waiting for caller in submission.callers()]
         self._waiting.clear()
-        self._plug = None
+        self.plug = None
         for caller in dict.fromkeys(self._flight.clear() + waiting):
             caller.end(error)
         self._settled.announce()
@@ -136,8 +153,8 @@ class RequestQueue:
             room -= count
             if not submission.left:
                 self._waiting.popleft()
-            if submission is self._plug:
-                self._plug = None
+            if submission is self.plug:
+                self.plug = None
         if runs:
             ring.put_run(b"".join(runs))
             if self._timed < 0:

@@ -13,6 +13,7 @@ class FrontendReport(BaseModel):
     requests: dict[str, int] = Field(default_factory=dict)
     errors: int = 0
     reconnections: int = 0
+    queues: int = 0
     ring_size: int = 0
     high_water: int = 0
     notifications_sent: int = 0
@@ -30,6 +31,7 @@ class FrontendReport(BaseModel):
             requests=dict(stats.requests),
             errors=stats.errors,
             reconnections=stats.reconnections,
+            queues=stats.queues,
             ring_size=stats.ring_size,
             high_water=stats.high_water,
             notifications_sent=stats.notifications_sent,

@@ -1,6 +1,7 @@
 """What a disk counts at its frontend, for the report."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from frontends.block.errors import operation_name
@@ -11,33 +12,35 @@ _NO_RING: Final = (0, 0, 0)
 
 
 class DiskStats:
-    """Totals over the life of a disk, across reconnections.
+    """Totals over the life of a disk and over all its queues, across reconnections.
 
     requests: answered requests by kind. errors: those that were refused. latency: from publishing to the
-    answer, of one request in each run that is published while no other is timed. reconnections: how often a
-    backend came back.
+    answer, of one request in each run that is published while no other on its queue is timed. reconnections:
+    how often a backend came back. queues, ring_size: how many rings there are, and the slots of each.
     """
 
-    __slots__ = ("_before", "_counts", "_ring", "errors", "latency", "reconnections", "ring_size")
+    __slots__ = ("_before", "_counts", "_rings", "errors", "latency", "queues", "reconnections", "ring_size")
 
     def __init__(self) -> None:
         self.errors = 0
         self.latency = LatencyHistogram()
+        self.queues = 0
         self.ring_size = 0
         self.reconnections = -1
         self._counts: Counter[int] = Counter()
-        self._ring: FrontRing | None = None
+        self._rings: Sequence[FrontRing] = ()
         self._before = _NO_RING
 
     def count(self, operation: int, requests: int) -> None:
         """Notes requests of one BLKIF_OP_* that were submitted."""
         self._counts[operation] += requests
 
-    def enter(self, ring: FrontRing) -> None:
+    def enter(self, rings: Sequence[FrontRing]) -> None:
         """A connection begins."""
         self._before = self._ring_counts()
-        self._ring = ring
-        self.ring_size = ring.size
+        self._rings = rings
+        self.queues = len(rings)
+        self.ring_size = rings[0].size
         self.reconnections += 1
 
     @property
@@ -57,17 +60,14 @@ class DiskStats:
 
     @property
     def high_water(self) -> int:
-        """The most requests that were in flight at once."""
+        """The most requests that were in flight at once on one ring."""
         return self._ring_counts()[2]
 
     def _ring_counts(self) -> tuple[int, int, int]:
         """Of all rings so far: notifications sent and suppressed, and the high-water mark."""
         sent, suppressed, water = self._before
-        ring = self._ring
-        if ring is None:
-            return self._before
-        return (
-            sent + ring.notifications_sent,
-            suppressed + ring.notifications_suppressed,
-            max(water, ring.high_water),
-        )
+        for ring in self._rings:
+            sent += ring.notifications_sent
+            suppressed += ring.notifications_suppressed
+            water = max(water, ring.high_water)
+        return sent, suppressed, water

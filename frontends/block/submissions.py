@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from kernel.parking import Waiter
+from ringbuffers.protocols.blkif import with_id
 from ringbuffers.protocols.blkif_columns import pack_page_requests
 
 
@@ -141,3 +142,27 @@ class Slots(Submission):
 
     def callers(self) -> Iterable[Caller]:
         return (self._caller,)
+
+
+class Resent(Submission):
+    """Requests that were sent on a ring which is not there any more: the slots, and whose each of them is. They
+    are counted already.
+    """
+
+    __slots__ = ("_requests", "left")
+
+    def __init__(self, requests: Sequence[tuple[bytes, Caller]]) -> None:
+        self.left = len(requests)
+        self._requests = requests
+
+    def take(self, ids: range) -> Taken:
+        taken = self._rest()[: len(ids)]
+        self.left -= len(ids)
+        slots = b"".join([with_id(slot, request_id) for (slot, _), request_id in zip(taken, ids)])
+        return Taken(slots, [caller for _, caller in taken], ())
+
+    def callers(self) -> Iterable[Caller]:
+        return [caller for _, caller in self._rest()]
+
+    def _rest(self) -> Sequence[tuple[bytes, Caller]]:
+        return self._requests[len(self._requests) - self.left :]

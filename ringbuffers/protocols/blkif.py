@@ -78,6 +78,7 @@ LAYOUTS: Final = (SEGMENT, REQUEST, DISCARD, INDIRECT, RESPONSE)
 
 REQUEST_SLOT_SIZE: Final = REQUEST.size
 SEGMENTS_PER_INDIRECT_PAGE: Final = 4096 // SEGMENT.size
+_ID: Final = REQUEST.offsets["id"]
 MAX_INDIRECT_SEGMENTS: Final = BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE
 
 
@@ -195,6 +196,11 @@ class Response(NamedTuple):
         """The response in a slot. Raises RingMisuse if `slot` is not a whole slot."""
         _require_slot(slot)
         return cls(*RESPONSE.struct.unpack_from(slot))
+
+
+def with_id(slot: bytes, request_id: int) -> bytes:
+    """The request in a slot under another id, which has the same place in all kinds of requests."""
+    return slot[:_ID] + request_id.to_bytes(8, "little") + slot[_ID + 8 :]
 
 
 def unpack_request(slot: bytes) -> AnyRequest:

@@ -4,7 +4,7 @@ import anyio
 import anyio.lowlevel
 
 from frontends.block.device import PEER_KEYS
-from frontends.block.keys import published
+from frontends.block.keys import RingKeys, published
 from kernel.events import EventPort
 from kernel.kernel import Kernel
 from kernel.pages import Pages
@@ -51,7 +51,12 @@ class RawFrontend:
             self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
         self.port = self.kernel.events.alloc_unbound(domid)
         keys: dict[str, str | None] = dict(
-            published(self.ring_grefs, self.port.port, said_order=self.order > 0, persistent=self.persistent)
+            published(
+                [RingKeys(self.ring_grefs, self.port.port)],
+                said_order=self.order > 0,
+                said_queues=False,
+                persistent=self.persistent,
+            )
         )
         return {key: value for key, value in (keys | self.changes).items() if value is not None}
 

@@ -152,7 +152,7 @@ async def test_keys_that_lead_nowhere(tmp_path: Path, changes: dict[str, str | N
         assert rig.machine.audit() == []
         driver = rig.services.blocks.driver_of(guest.domid, XVDA)
         assert driver is not None
-        assert (driver.queue, driver.violation) == (None, None)
+        assert (driver.queues, driver.violation) == ([], None)
 
 
 async def test_requests_are_what_they_were_when_they_were_taken(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ async def test_how_many_pages_stay_mapped_is_bounded(tmp_path: Path, monkeypatch
                 for index in range(0, 1000, 37):
                     assert (await disk.read(index * 8, 1))[:4] == index.to_bytes(4, "little")
                 drivers = [rig.services.blocks.driver_of(guest.domid, devid) for devid in (XVDA, XVDA + 16)]
-                kept = [driver.queue.pages.persistent_pages for driver in drivers if driver and driver.queue]
+                kept = [c.queue.pages.persistent_pages for driver in drivers if driver for c in driver.queues]
                 assert max(kept) <= 200
                 assert sum(kept) <= 300
                 disk.release(buffers)

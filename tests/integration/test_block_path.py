@@ -90,7 +90,7 @@ async def test_rings_of_all_sizes(tmp_path: Path, order: int) -> None:
         await disk.write_many([(index * 8 % disk.sectors, buffer) for index, buffer in enumerate(buffers)])
         assert disk.stats.high_water == slots == disk.stats.ring_size
         (served,) = rig.services.blocks.disks_of(guest.domid)
-        assert (served.ring_stats.size, served.ring_stats.high_water) == (slots, slots)
+        assert (served.stats.ring_size, served.stats.high_water) == (slots, slots)
         for index in range(0, slots, 7):
             assert (await disk.read(index * 8, 1))[:8] == index.to_bytes(8, "little")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ByteSize
 
-from backends.block.keys import BadKeys, FrontendKeys, SetupKeys, described, offered
+from backends.block.keys import BadKeys, FrontendKeys, QueueKeys, SetupKeys, check_apart, described, offered
 from backends.block.memory import MemoryStore, MemoryStoreConfig
 from backends.block.opened import OpenedStore
 from ringbuffers.protocols import blkif
@@ -13,11 +13,17 @@ from ringbuffers.protocols import blkif
 RIGHT = {"ring-ref": "9", "event-channel": "10", "protocol": "x86_64-abi", "feature-persistent": "1"}
 
 
+def read(keys: dict[str, str]) -> tuple[FrontendKeys, QueueKeys]:
+    """What a frontend with one queue says."""
+    found = FrontendKeys.read("device", keys)
+    return found, found.queue("device", keys)
+
+
 def test_what_linux_writes() -> None:
-    keys = FrontendKeys.read("device", RIGHT | {"state": "3", "virtual-device": "51712"})
-    assert (keys.ring_refs, keys.event_channel, keys.persistent) == ((9,), 10, True)
-    keys = FrontendKeys.read("device", {"ring-ref": "9", "event-channel": "10"})
-    assert (keys.ring_refs, keys.persistent) == ((9,), False)
+    keys, queue = read(RIGHT | {"state": "3", "virtual-device": "51712"})
+    assert (keys.queues, keys.persistent, queue) == (1, True, QueueKeys("device", (9,), 10))
+    keys, queue = read({"ring-ref": "9", "event-channel": "10"})
+    assert (keys.queues, keys.persistent, queue) == (1, False, QueueKeys("device", (9,), 10))
 
 
 @pytest.mark.parametrize(
@@ -34,13 +40,46 @@ def test_what_linux_writes() -> None:
     ],
 )
 def test_rings_of_several_pages(keys: dict[str, str], refs: tuple[int, ...]) -> None:
-    assert FrontendKeys.read("device", {"event-channel": "1", **keys}).ring_refs == refs
+    assert read({"event-channel": "1", **keys})[1].ring_refs == refs
 
 
 def test_a_full_ring_is_sixteen_pages() -> None:
     refs = {f"ring-ref{page}": str(page + 20) for page in range(16)}
-    keys = FrontendKeys.read("device", {"event-channel": "1", "ring-page-order": "4", **refs})
-    assert keys.ring_refs == tuple(range(20, 36))
+    _, queue = read({"event-channel": "1", "ring-page-order": "4", **refs})
+    assert queue.ring_refs == tuple(range(20, 36))
+
+
+def test_several_queues_have_a_folder_each() -> None:
+    keys = FrontendKeys.read("device", {"multi-queue-num-queues": "2", "ring-page-order": "1"})
+    assert keys.folders("device") == ["device/queue-0", "device/queue-1"]
+    assert keys.nodes_of_ring() == ["event-channel", "ring-ref", "ring-ref0", "ring-ref1"]
+    queue = keys.queue("device/queue-1", {"ring-ref0": "5", "ring-ref1": "6", "event-channel": "7"})
+    assert queue == QueueKeys("device/queue-1", (5, 6), 7)
+    for missing in ("ring-ref0", "ring-ref1", "event-channel"):
+        keys_of_ring = {"ring-ref0": "5", "ring-ref1": "6", "event-channel": "7"}
+        del keys_of_ring[missing]
+        with pytest.raises(BadKeys, match=f"device/queue-1/{missing} is None"):
+            keys.queue("device/queue-1", keys_of_ring)
+
+
+@pytest.mark.parametrize("said", ["0", "5", "17", "-1", "", "two", "4294967298"])
+def test_no_more_queues_than_were_offered(said: str) -> None:
+    assert FrontendKeys.read_within("device", {"multi-queue-num-queues": "4"}, 4).queues == 4
+    with pytest.raises(BadKeys) as refused:
+        FrontendKeys.read_within("device", {"multi-queue-num-queues": said}, 4)
+    assert (refused.value.key, refused.value.found) == ("multi-queue-num-queues", said)
+
+
+def test_queues_share_nothing() -> None:
+    first, second = QueueKeys("d/queue-0", (5, 6), 1), QueueKeys("d/queue-1", (7, 8), 2)
+    check_apart([first, second])
+    for same, key in (
+        (second._replace(ring_refs=(7, 5)), "ring-ref"),
+        (second._replace(event_channel=1), "event-channel"),
+    ):
+        with pytest.raises(BadKeys, match="d/queue-0") as refused:
+            check_apart([first, same])
+        assert (refused.value.path, refused.value.key) == ("d/queue-1", key)
 
 
 @given(
@@ -50,16 +89,16 @@ def test_a_full_ring_is_sixteen_pages() -> None:
 )
 def test_anything_is_read_or_refused(changes: dict[str, str]) -> None:
     try:
-        keys = FrontendKeys.read("device", RIGHT | changes)
+        keys, queue = read(RIGHT | changes)
     except BadKeys:
         return
-    assert 1 <= len(keys.ring_refs) <= 16
-    assert all(0 <= ref < 2**32 for ref in keys.ring_refs)
+    assert 1 <= len(queue.ring_refs) == keys.ring_pages <= 16
+    assert all(0 <= number < 2**32 for number in (*queue.ring_refs, queue.event_channel))
 
 
 def test_the_error_names_key_and_value() -> None:
     with pytest.raises(BadKeys, match="device/event-channel is 'no'") as refused:
-        FrontendKeys.read("device", RIGHT | {"event-channel": "no"})
+        read(RIGHT | {"event-channel": "no"})
     assert (refused.value.key, refused.value.found) == ("event-channel", "no")
 
 
@@ -69,15 +108,25 @@ def test_setup() -> None:
     keys = SetupKeys.read("backend", {"type": "file", "mode": "r", "device-type": "cdrom", "removable": "1"})
     assert keys.info == blkif.VDISK_READONLY | blkif.VDISK_CDROM | blkif.VDISK_REMOVABLE
     assert SetupKeys.read("backend", {"type": "file"}).read_only  # if nobody says, nothing is written
-    for wrong in ({}, {"type": "file", "mode": "rw"}, {"type": "file", "discard-enable": "yes"}):
+    assert (keys.max_queues, SetupKeys.read("backend", {"type": "file", "max-queues": "9"}).max_queues) == (
+        4,
+        9,
+    )
+    for wrong in (
+        {},
+        {"type": "file", "mode": "rw"},
+        {"type": "file", "discard-enable": "yes"},
+        {"type": "file", "max-queues": "0"},
+        {"type": "file", "max-queues": "17"},
+    ):
         with pytest.raises(BadKeys):
             SetupKeys.read("backend", wrong)
 
 
 def test_what_the_backend_says() -> None:
-    assert offered() == {
+    assert offered(SetupKeys.read("backend", {"type": "file", "max-queues": "3"})) == {
         "feature-max-indirect-segments": "256",
-        "multi-queue-max-queues": "1",
+        "multi-queue-max-queues": "3",
         "max-ring-page-order": "4",
     }
     store = MemoryStore(MemoryStoreConfig(size=ByteSize(1 << 20)))

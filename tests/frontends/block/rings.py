@@ -30,6 +30,7 @@ class Played:
         ring = FrontRing([self.memory], SLOT)
         self.words = self.memory[:64].cast("I")
         self.back = BackRing.attach([self.memory], SLOT)
+        self.stats.enter([ring])
         self.queue.connect(ring, self._bell)
 
     def _bell(self) -> None:

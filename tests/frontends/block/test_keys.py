@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontends.block.keys import BadBackendKeys, DiskKeys, TransportKeys, published
+from frontends.block.keys import BadBackendKeys, DiskKeys, RingKeys, TransportKeys, published
 
 RECORDED = {
     "feature-flush-cache": "1",
@@ -72,16 +72,54 @@ def test_anything_is_read_or_refused(changes: dict[str, str]) -> None:
     assert keys.sector_size in (512, 1024, 2048, 4096)
 
 
+def test_how_many_queues_are_offered() -> None:
+    assert TransportKeys.read("backend", {}).max_queues == 1
+    assert TransportKeys.read("backend", {"multi-queue-max-queues": "8"}).max_queues == 8
+    with pytest.raises(BadBackendKeys):
+        TransportKeys.read("backend", {"multi-queue-max-queues": "many"})
+
+
+def publish(*rings: RingKeys, order: bool = False, queues: bool = False) -> dict[str, str]:
+    """What is published of rings, without what is the same for all."""
+    keys = published(rings, said_order=order, said_queues=queues, persistent=True)
+    return {key: value for key, value in keys.items() if key not in ("protocol", "feature-persistent")}
+
+
 def test_what_is_published() -> None:
-    assert list(published([9], 10, said_order=False, persistent=True).items()) == [
+    one = published([RingKeys([9], 10)], said_order=False, said_queues=False, persistent=True)
+    assert list(one.items()) == [
         ("ring-ref", "9"),
         ("event-channel", "10"),
         ("protocol", "x86_64-abi"),
         ("feature-persistent", "1"),
     ]
-    several = published([9, 8, 7, 6], 10, said_order=True, persistent=False)
-    assert several["ring-page-order"] == "2"
-    assert [several[f"ring-ref{page}"] for page in range(4)] == ["9", "8", "7", "6"]
-    assert (several["feature-persistent"], "ring-ref" in several) == ("0", False)
-    again = published([9], 10, said_order=True, persistent=True)
-    assert (again["ring-page-order"], again["ring-ref0"]) == ("0", "9")
+    assert publish(RingKeys([9, 8, 7, 6], 10)) == {
+        "ring-page-order": "2",
+        **{f"ring-ref{page}": str(9 - page) for page in range(4)},
+        "event-channel": "10",
+    }
+    again = publish(RingKeys([9], 10), order=True)
+    assert again == {"ring-page-order": "0", "ring-ref0": "9", "event-channel": "10"}
+    again = publish(RingKeys([9], 10), queues=True)
+    assert again == {"multi-queue-num-queues": "1", "ring-ref": "9", "event-channel": "10"}
+
+
+def test_several_queues_have_a_folder_each() -> None:
+    """As blkif.h shows it, with rings of one page and of two."""
+    assert publish(RingKeys([9], 10), RingKeys([8], 11)) == {
+        "multi-queue-num-queues": "2",
+        "queue-0/ring-ref": "9",
+        "queue-0/event-channel": "10",
+        "queue-1/ring-ref": "8",
+        "queue-1/event-channel": "11",
+    }
+    assert publish(RingKeys([9, 7], 10), RingKeys([8, 6], 11)) == {
+        "ring-page-order": "1",
+        "multi-queue-num-queues": "2",
+        "queue-0/ring-ref0": "9",
+        "queue-0/ring-ref1": "7",
+        "queue-0/event-channel": "10",
+        "queue-1/ring-ref0": "8",
+        "queue-1/ring-ref1": "6",
+        "queue-1/event-channel": "11",
+    }
