@@ -15,11 +15,10 @@ from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.domain import Domain
 from kernel.kernel import Kernel
-from kernel.program import run_program
 
 if TYPE_CHECKING:
     from dom0.embedding.machine import RunningMachine
-    from dom0.scenario.model import DiskSpec
+    from dom0.scenario.model import DiskSpec, Isolation
 
 SEARCHED_CHARACTERS: Final = 1 << 16
 SHOWN_CHARACTERS: Final = 1000
@@ -66,7 +65,7 @@ class GuestEnd:
 
 
 class RunningGuest:
-    """Made by `RunningMachine.start`. name, program: as it was started. domid: its number. domain: the
+    """Made by `RunningMachine.start`. name, program, isolation: as it was started. domid: its number. domain: the
     hypervisor's view, with all counters; it outlives the domain itself.
     """
 
@@ -78,7 +77,9 @@ class RunningGuest:
         machine: "RunningMachine",
         config: DomainConfig,
         main: Callable[[Kernel], Awaitable[int | None]],
+        isolation: "Isolation",
     ) -> None:
+        self.isolation = isolation
         self.name = config.name
         self.program = config.program
         self._machine = machine
@@ -199,7 +200,7 @@ class RunningGuest:
         self.domid = await toolstack.create(self._config)
         try:
             self.domain = self._machine.core.domain(self.domid)
-            self._machine.host.start(self.domain, lambda platform: run_program(platform, self._main))
+            self._machine.execute(self, self._main)
             memory = ByteSize(self._config.memory_bytes).human_readable()
             self._machine.log(f"{self.name} starts as domain {self.domid}: {self.program}, {memory}")
             toolstack.start(self.domid)

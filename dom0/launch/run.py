@@ -100,7 +100,12 @@ class ScenarioRun:
         if not self._stopping:
             try:
                 guest = await machine.start(
-                    spec.program, spec.args, name=spec.name, memory=int(spec.memory), disks=spec.disks
+                    spec.program,
+                    spec.args,
+                    name=spec.name,
+                    memory=int(spec.memory),
+                    disks=spec.disks,
+                    isolation=spec.isolation,
                 )
             except (KernelError, MachineStopped) as error:
                 self._fail(spec, error)

@@ -1,5 +1,4 @@
-"""The world around a machine of coroutine domains: the real clock, one task for all timers, one task a
-domain.
+"""The world around a machine: the real clock, one task for all timers, one task a domain.
 
     host = CoroutineHost(console)
     machine = Machine(host, memory_bytes)
@@ -8,22 +7,26 @@ domain.
         ...
         await execution.finished.wait()
 
-All of it lives in one thread of one event loop, asyncio's or trio's.
+All of it lives in one thread of one event loop, asyncio's or trio's; domains that are processes of their own
+are served from there.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from hypervisor.vcpu.coroutine import CoroutineVcpu, Program
 from hypervisor.vcpu.parking import Parker, new_parker
+from hypervisor.vcpu.process.bells import Bells
+from hypervisor.vcpu.process.execution import Image, ProcessVcpu
+from hypervisor.vcpu.process.spawner import Spawner
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -46,15 +49,34 @@ class Crash(NamedTuple):
     traceback: str
 
 
-class CoroutineHost:
-    """Implements hypervisor.host.Host. `console` gets what domains write to the emergency console."""
+class Execution(Protocol):
+    """Whatever executes a vCPU."""
 
-    def __init__(self, console: Callable[[Domain, bytes], None]) -> None:
+    vcpu: Vcpu
+    failure: str | None
+    finished: anyio.Event
+
+    def wake(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class CoroutineHost:
+    """Implements hypervisor.host.Host. `console` gets what domains write to the emergency console; `preload`
+    are modules that processes of domains shall find imported.
+    """
+
+    def __init__(self, console: Callable[[Domain, bytes], None], preload: Sequence[str] = ()) -> None:
         self.crashes: deque[Crash] = deque(maxlen=CRASHES_KEPT)
         self._console = console
-        self._origin_ns = time.monotonic_ns()
         self._boot_wall_clock_ns = time.time_ns()
-        self._executions: dict[Vcpu, CoroutineVcpu] = {}
+        self.origin_ns = time.monotonic_ns()
+        self._preload = preload
+        self._bells = Bells()
+        self._spawner: Spawner | None = None
+        self._executions: dict[Vcpu, Execution] = {}
         self._tasks: TaskGroup | None = None
         self._deadline_ns: int | None = None
         self._sleeping_until_ns: int | None = None
@@ -64,7 +86,7 @@ class CoroutineHost:
 
     def now_ns(self) -> int:
         """System time: nanoseconds since this host was made."""
-        return time.monotonic_ns() - self._origin_ns
+        return time.monotonic_ns() - self.origin_ns
 
     def wall_clock_ns(self) -> int:
         """Unix time. It advances with system time, so that setting the machine's clock disturbs no guest."""
@@ -105,29 +127,41 @@ class CoroutineHost:
         """Execute programs and timers inside this context; leaving it cancels what still runs."""
         if self._tasks is not None:
             raise HostMisuse("this host runs a machine already")
-        async with anyio.create_task_group() as tasks:
+        async with Spawner.running(self._preload) as spawner, anyio.create_task_group() as tasks:
+            self._spawner = spawner
             self._tasks = tasks
             self._timer_parker = new_parker()
             tasks.start_soon(self._run_timers, machine, self._timer_parker, name="timers")
             try:
                 yield self
             finally:
-                self._tasks = self._timer_parker = None
+                self._tasks = self._timer_parker = self._spawner = None
                 tasks.cancel_scope.cancel()
 
     def start(self, domain: Domain, program: Program) -> CoroutineVcpu:
         """Let vCPU 0 of `domain` execute `program` as soon as the domain is unpaused."""
-        vcpu = domain.vcpus[0]
-        if self._tasks is None:
-            raise HostMisuse("this host does not run")
-        if vcpu in self._executions:
-            raise HostMisuse(f"{vcpu!r} executes a program already")
-        execution = CoroutineVcpu(vcpu, program, self._record_crash)
-        self._executions[vcpu] = execution
-        self._tasks.start_soon(self._execute, execution, name=f"domain {domain.domid}")
+        execution = CoroutineVcpu(domain.vcpus[0], program, self._record_crash)
+        self._start(execution)
         return execution
 
-    async def _execute(self, execution: CoroutineVcpu) -> None:
+    def start_process(self, domain: Domain, image: Image) -> ProcessVcpu:
+        """Let a process of its own be vCPU 0 of `domain` as soon as the domain is unpaused."""
+        if self._spawner is None:
+            raise HostMisuse("this host does not run")
+        execution = ProcessVcpu(domain.vcpus[0], image, self._spawner, self._bells, self._record_crash)
+        self._start(execution)
+        return execution
+
+    def _start(self, execution: Execution) -> None:
+        if self._tasks is None:
+            raise HostMisuse("this host does not run")
+        vcpu = execution.vcpu
+        if vcpu in self._executions:
+            raise HostMisuse(f"{vcpu!r} executes a program already")
+        self._executions[vcpu] = execution
+        self._tasks.start_soon(self._execute, execution, name=f"domain {vcpu.domain.domid}")
+
+    async def _execute(self, execution: Execution) -> None:
         try:
             await execution.run()
         finally:

@@ -11,6 +11,7 @@ Nothing that the process sends is believed, and nobody waits for it but the task
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -164,7 +165,8 @@ class ProcessVcpu:
             exit_ = await child.wait()
             tasks.cancel_scope.cancel()
         self._print_rest(ends.output)
-        self._fail(self._broken or f"its process has ended: {exit_.describe()}")
+        killed = exit_.signal == signal.SIGKILL
+        self._fail(self._broken if killed and self._broken else f"its process has ended: {exit_.describe()}")
 
     def _fail(self, why: str) -> None:
         if not self._domain.stopped:

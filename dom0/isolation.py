@@ -1,0 +1,64 @@
+"""A guest program in a process of its own: what is sent there, and what is done with it.
+
+The process is forked from one that has imported what every guest needs. It maps its memory, gives up every
+right that it does not need, and only then looks at the program, which may be anybody's.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+import cloudpickle  # type: ignore[import-untyped]
+
+from hypervisor.vcpu.process.execution import Image
+from hypervisor.vcpu.process.platform import attach
+from kernel.kernel import Kernel
+from kernel.program import run_program
+
+PRELOADED: Final = (
+    "anyio._backends._asyncio",
+    "anyio._backends._trio",
+    "backends.block.backend",
+    "backends.block.file",
+    "dom0.isolation",
+    "frontends.block.disk",
+    "frontends.console.attach",
+    "guests.block_exerciser",
+    "kernel.program",
+)
+"""what the processes of guests find imported"""
+
+Main = Callable[[Kernel], Awaitable[int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a process is told. program: a pickled Main. origin_ns: CLOCK_MONOTONIC when system time was 0."""
+
+    loop: str
+    origin_ns: int
+    program: bytes
+
+
+def isolated_image(main: Main, *, loop: str, origin_ns: int, files: Sequence[Path] = ()) -> Image:
+    """What a process executes to be a guest that runs `main`, which is sent by value where it cannot be
+    imported.
+
+    files: that it may read and write, beside reading what Python needs.
+    """
+    order = _Order(loop, origin_ns, cloudpickle.dumps(main))
+    return Image(f"{__name__}:enter", pickle.dumps(order))
+
+
+def enter(payload: bytes, fds: list[int]) -> None:
+    """What the process does from its first moment to its last."""
+    order: _Order = pickle.loads(payload)
+    platform = attach(fds, order.origin_ns)
+    main: Main = pickle.loads(order.program)
+    anyio.run(partial(run_program, platform, main), backend=order.loop)

@@ -1,0 +1,118 @@
+"""Messages of a domain's channel: what arrives is what was sent, and garbage is named."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypervisor.vcpu.process.wire import (
+    CHANGE,
+    DESCRIPTORS,
+    MAX_PFNS,
+    MAX_REPLY_BYTES,
+    OPTIONAL,
+    REQUEST,
+    Change,
+    ChangeKind,
+    ChannelBroken,
+    RequestKind,
+    decode_request,
+    encode_replies,
+    receive_reply,
+    send_packet,
+)
+
+U64 = st.integers(0, 2**64 - 1)
+
+
+@pytest.fixture
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def a_file() -> int:
+    return os.memfd_create("test")
+
+
+@given(
+    st.sampled_from(RequestKind), U64, st.tuples(*[U64] * 6), U64, U64, st.lists(U64, max_size=MAX_PFNS)
+)
+def test_requests_arrive_as_they_were_made(
+    kind: RequestKind, number: int, args: tuple[int, ...], sent: int, received: int, pfns: list[int]
+) -> None:
+    packet = REQUEST.pack(kind, number, *args, sent, received)
+    packet += b"".join(pfn.to_bytes(8, "little") for pfn in pfns)
+    request = decode_request(packet)
+    assert (request.kind, request.number, request.args) == (kind, number, args)
+    assert (request.sent, request.received, request.pfns) == (sent, received, tuple(pfns))
+
+
+@given(st.binary(max_size=REQUEST.size + 8 * MAX_PFNS + 16))
+def test_garbage_is_refused_or_means_something(data: bytes) -> None:
+    try:
+        request = decode_request(data)
+    except ChannelBroken:
+        whole = len(data) >= REQUEST.size and (len(data) - REQUEST.size) % 8 == 0
+        fits = len(data) <= REQUEST.size + 8 * MAX_PFNS
+        assert not (whole and fits) or int.from_bytes(data[:8], "little") not in list(RequestKind)
+    else:
+        assert request.kind == int.from_bytes(data[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "a request of 0 bytes"),
+        (bytes(REQUEST.size - 1), f"a request of {REQUEST.size - 1} bytes, expected {REQUEST.size}"),
+        (REQUEST.pack(1, *[0] * 9) + b"x", f"a request of {REQUEST.size + 1} bytes"),
+        (REQUEST.pack(4, *[0] * 9) + bytes(8 * MAX_PFNS + 8), "at most 512 PFNs"),
+        (REQUEST.pack(0, *[0] * 9), "a request of kind 0, expected 1 to 4"),
+        (REQUEST.pack(2**64 - 1, *[0] * 9), "expected 1 to 4"),
+    ],
+)
+def test_what_is_wrong_is_named(data: bytes, why: str) -> None:
+    with pytest.raises(ChannelBroken, match=why):
+        decode_request(data)
+
+
+def test_an_answer_of_any_length_arrives_with_its_descriptors(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = channel
+    file = a_file()
+    changes = []
+    for gpfn in range(500):
+        kind = list(ChangeKind)[gpfn % len(ChangeKind)]
+        pages = gpfn % 3 if kind in OPTIONAL else 1
+        wanted = DESCRIPTORS.get(kind, 0) * (bool(pages) if kind in OPTIONAL else 1)
+        changes.append(Change(kind, gpfn, pages, gpfn + 1, gpfn + 2, (file,) * wanted))
+    for packet, fds in encode_replies(-12, changes):
+        assert len(packet) <= MAX_REPLY_BYTES
+        send_packet(theirs, packet, fds)
+    result, received = receive_reply(ours)
+    assert result == -12
+    assert [change._replace(fds=()) for change in received] == [change._replace(fds=()) for change in changes]
+    for got, sent in zip(received, changes):
+        assert len(got.fds) == len(sent.fds)
+        for fd in got.fds:
+            assert os.fstat(fd).st_ino == os.fstat(file).st_ino
+            os.close(fd)
+    os.close(file)
+
+
+def test_an_answer_without_changes_is_one_small_packet() -> None:
+    packets = list(encode_replies(7, []))
+    assert len(packets) == 1
+    assert len(packets[0][0]) < CHANGE.size
+
+
+def test_a_hypervisor_that_is_gone(channel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = channel
+    theirs.close()
+    with pytest.raises(ChannelBroken, match="the hypervisor is gone"):
+        receive_reply(ours)
