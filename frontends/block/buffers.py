@@ -14,6 +14,7 @@ from kernel.kernel import Kernel
 from kernel.ledger import owned_by
 from kernel.pages import Pages
 from kernel.parking import NewWaiter, Waiter
+from kernel.xenbus.drivers import DeviceClosed
 from ringbuffers.protocols.blkif_columns import page_word
 
 PAGE_BYTES: Final = 4096
@@ -23,15 +24,16 @@ _ZEROES: Final = bytes(PAGE_BYTES)
 
 class PageBuffer:
     """One page to read into or write from without a copy. view: its 4096 bytes. gref: the backend's name
-    for it. word: the page as a whole, in a request.
+    for it. word: the page as a whole, in a request. ended: it is granted no more, and no longer the pool's.
     """
 
-    __slots__ = ("gref", "view", "word")
+    __slots__ = ("ended", "gref", "view", "word")
 
     def __init__(self, gref: int, view: memoryview) -> None:
         self.gref = gref
         self.view = view
         self.word = page_word(gref)
+        self.ended = False
 
 
 class _Turn:
@@ -65,6 +67,7 @@ class BufferPool:
         self._owned: list[tuple[Pages, list[PageBuffer]]] = []
         self._staged = 0
         self._waiting: deque[_Turn] = deque()
+        self._refusal: DeviceClosed | None = None
 
     @property
     def size(self) -> int:
@@ -78,7 +81,11 @@ class BufferPool:
         self._domid = domid
 
     def take(self, count: int) -> list[PageBuffer]:
-        """`count` pages, zeroed if they are new. Raises OutOfPages, OutOfGrants."""
+        """`count` pages, zeroed if they are new. Raises OutOfPages, OutOfGrants; DeviceClosed once the disk is
+        lost: there is nobody to grant pages to.
+        """
+        if self._refusal is not None:
+            raise self._refusal.again()
         while len(self._free) < count:
             self._grow(count - len(self._free))
         taken = self._free[len(self._free) - count :]
@@ -86,8 +93,10 @@ class BufferPool:
         return taken
 
     def give(self, buffers: Iterable[PageBuffer]) -> None:
-        """Takes pages back that nothing uses any more."""
-        buffers = list(buffers)
+        """Takes pages back that nothing uses any more. Those that were freed meanwhile, by `close`, may be
+        anybody's by now.
+        """
+        buffers = [buffer for buffer in buffers if not buffer.ended]
         if not self.trusted:
             for buffer in buffers:
                 buffer.view[:] = _ZEROES
@@ -120,7 +129,7 @@ class BufferPool:
 
     def unstage_one(self, buffer: PageBuffer) -> None:
         """Takes back the page of `stage_one`."""
-        if self._waiting or not self.trusted:
+        if self._waiting or not self.trusted or buffer.ended:
             self.unstage((buffer,))
         else:
             self._staged -= 1
@@ -147,12 +156,19 @@ class BufferPool:
             self._staged += turn.count
             turn.waiter.wake(None)
 
-    def close(self) -> None:
+    def open(self) -> None:
+        """Hands out pages again after `close`."""
+        self._refusal = None
+
+    def close(self, why: DeviceClosed | None = None) -> None:
         """Ends all grants and frees their pages; those that the backend still maps wait until it does not
-        (XSA-396).
+        (XSA-396). why: what is raised for whoever wants pages from now on; None: they are granted anew.
         """
+        self._refusal = why
         self._free.clear()
         for pages, buffers in self._owned:
+            for buffer in buffers:
+                buffer.ended = True
             self._grants.retire([buffer.gref for buffer in buffers], pages)
         self._owned.clear()
 

@@ -93,7 +93,7 @@ class DiskCalls:
         """The disk is gone."""
         caller.ended = True
         assert self.lost is not None
-        raise type(self.lost)(self.lost.path, self.lost.cause)
+        raise self.lost.again()
 
     # What can be wrong with a call, or with its answer
 

@@ -39,7 +39,8 @@ class BlockFrontend:
 
     ring_page_order: log2 of each ring's pages that are wished for. persistent: say so to the backend.
     on_keys: called with what the backend says of the disk, when it connects and when that changes.
-    on_closing: called when the connection has ended, before the pages are.
+    on_closing: called when the connection has ended, before the pages are; and when there will be none any
+    more.
     """
 
     def __init__(
@@ -101,3 +102,7 @@ class BlockFrontend:
         rings, self._rings = self._rings, []
         for ring in rings:
             ring.close()
+
+    async def forsaken(self) -> None:
+        """The backend is gone for good: what waits for it need not wait any longer."""
+        self._on_closing()

@@ -12,10 +12,10 @@ From the simplest to the quickest:
 Tasks that ask in the same pass of the event loop share a notification. A write is in the store once its
 call returns, and durable once a `flush` that began later has returned, on whichever queue.
 
-If the backend goes away, requests wait until it has come back and are sent again, in no promised order
-among those that were in flight together; with reconnect=False they end with the kernel's DeviceClosed. A
-call that is cancelled may still be carried out; memory that was handed to it belongs to the disk until
-`settled` returns.
+If the backend closes the device, requests wait until it has come back and are sent again, in no promised
+order among those that were in flight together; with reconnect=False they end with the kernel's DeviceClosed.
+If its domain has died they end with PeerGone, and so does every call from then on. A call that is cancelled
+may still be carried out; memory that was handed to it belongs to the disk until `settled` returns.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from frontends.block.report import FrontendReport
 from frontends.block.stats import DiskStats
 from kernel.kernel import Kernel
 from kernel.parking import Broadcast, NewWaiter, waiter_factory
-from kernel.xenbus.drivers import ClosedByPeer, DeviceClosed, PeerGone
+from kernel.xenbus.drivers import ClosedByPeer, DeviceClosed
 from kernel.xenbus.frontend import FrontendDevice
 from kernel.xenbus.states import XenbusState
 
@@ -50,7 +50,7 @@ class DiskOptions:
 
     queues: how many rings to use, as far as the backend allows; see `frontends.block.queues`.
     ring_page_order: log2 of the pages of each ring, as far as the backend allows. persistent: tell the
-    backend that it may keep pages mapped. reconnect: requests survive the backend's going away.
+    backend that it may keep pages mapped. reconnect: requests survive a backend that closes and comes back.
     max_indirect_segments: pages a request, as far as the backend allows; at most 512. staged_pages: pages
     in use at once for callers that bring memory of their own.
     """
@@ -163,6 +163,7 @@ class Disk(DiskData):
     async def reopen(self) -> None:
         """Connects a closed disk again. Raises DeviceClosed if it cannot be."""
         self.lost = None
+        self._pool.open()
         self.device.reopen()
         await self.device.wait_connected()
 
@@ -187,11 +188,11 @@ class Disk(DiskData):
         """The connection has ended: for good, unless the backend may come back and requests shall wait for
         it.
         """
-        if not (self._options.reconnect and isinstance(self.device.closed, ClosedByPeer | PeerGone)):
+        if not (self._options.reconnect and isinstance(self.device.closed, ClosedByPeer)):
             self._lose()
 
     def _lose(self) -> None:
         self.lost = self.device.closed
         if self.lost is not None:
             self._queues.fail(self.lost)
-        self._pool.close()
+        self._pool.close(self.lost)

@@ -11,6 +11,7 @@ from kernel.xenbus.drivers import (
     DeviceRemoved,
     FrontendDriver,
     Keys,
+    PeerDomainGone,
     PeerGone,
 )
 from kernel.xenbus.frontend import BadDeviceFolder, FrontendDevice
@@ -34,6 +35,7 @@ __all__ = [
     "FrontendDriver",
     "HandshakeError",
     "Keys",
+    "PeerDomainGone",
     "PeerGone",
     "Side",
     "XenbusState",

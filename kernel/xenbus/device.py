@@ -17,11 +17,14 @@ import anyio
 from kernel.ledger import owned_by
 from kernel.parking import Broadcast, Latch
 from kernel.xenbus.drivers import (
+    ClosedByPeer,
     ClosedByUs,
     DeviceClosed,
     DeviceFailed,
     DeviceRemoved,
     Keys,
+    PeerDomainGone,
+    PeerGone,
     reason_of,
 )
 from kernel.xenbus.folder import is_gone, read_folder, write_error
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 TAKE_DOWN_SECONDS: Final = 1.0
 """How long a driver may take to give back what it holds when its kernel ends."""
+
+_PEERS: Final = {Side.FRONTEND: Side.BACKEND.value, Side.BACKEND: Side.FRONTEND.value}
 
 
 class Device(ABC):
@@ -220,10 +225,17 @@ class Device(ABC):
         return self.own is not XenbusState.Closed or self.peer not in REOPENS_AT[self.side]
 
     def _note_end(self, event: Event, error: Exception | None) -> None:
-        if self.closed is None and self.own is not XenbusState.Closed:
+        if event is Event.PEER_GONE:
+            self._note_peer_gone()
+        elif self.closed is None and self.own is not XenbusState.Closed:
             self.closed = reason_of(event, self.path, error)
-        if event in (Event.CLOSE, Event.FAIL):
+        if event in (Event.CLOSE, Event.FAIL, Event.PEER_GONE):
             self._wanted = self._again = False
+
+    def _note_peer_gone(self) -> None:
+        """Also of a peer that had closed before: it might have come back, and will not now."""
+        if self._again or self.closed is None or isinstance(self.closed, ClosedByPeer):
+            self.closed = PeerGone(self.path, PeerDomainGone(_PEERS[self.side], self.peer_domid))
 
     async def _perform(self, action: Action, error: Exception | None) -> None:
         match action:
@@ -283,7 +295,7 @@ class Device(ABC):
 
     @abstractmethod
     async def _drive(self, action: Action) -> None:
-        """The actions of this side that call its driver to go forward."""
+        """The actions of this side that call its driver to go forward, or to wait no longer."""
 
     @abstractmethod
     async def _rest(self) -> None:

@@ -36,6 +36,12 @@ class FrontendDriver(Protocol):
         in flight.
         """
 
+    async def forsaken(self) -> None:
+        """The peer's nodes are gone and there is no connection: none will come by itself any more.
+        `device.closed` says why there is none. This may be said again, and is when the device was asked to
+        reopen.
+        """
+
 
 class BackendDriver(Protocol):
     """The serving end of a device. `features` to `disconnect` happen once for each connection, and may happen
@@ -66,6 +72,10 @@ class DeviceClosed(KernelError):
         self.path = path
         self.cause = cause
 
+    def again(self) -> "DeviceClosed":
+        """The same, to be raised once more with a traceback of its own."""
+        return type(self)(self.path, self.cause)
+
 
 class ClosedByUs(DeviceClosed):
     """This domain closed it."""
@@ -80,9 +90,18 @@ class ClosedByPeer(DeviceClosed):
 
 
 class PeerGone(DeviceClosed):
-    """The other end's nodes have vanished, as when its domain has died."""
+    """The other end's nodes have vanished, as when its domain has died; `cause` names that domain."""
 
     why = "the peer is gone"
+
+
+class PeerDomainGone(KernelError):
+    """Domain `domid`, one end of a device, has ended, or has removed its nodes. side: which end it was."""
+
+    def __init__(self, side: str, domid: int) -> None:
+        super().__init__(f"{side} domain {domid} has ended, or has removed the device")
+        self.side = side
+        self.domid = domid
 
 
 class DeviceRemoved(DeviceClosed):
@@ -99,7 +118,6 @@ class DeviceFailed(DeviceClosed):
 
 _REASONS: Final[Mapping[Event, type[DeviceClosed]]] = {
     Event.CLOSE: ClosedByUs,
-    Event.PEER_GONE: PeerGone,
     Event.REMOVED: DeviceRemoved,
     Event.OFFLINE: DeviceRemoved,
     Event.FAIL: DeviceFailed,

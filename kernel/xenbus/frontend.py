@@ -69,6 +69,10 @@ class FrontendDevice(Device):
         self.driver = self._factory(self)
 
     async def _drive(self, action: Action) -> None:
+        if action is Action.GIVE_UP:
+            await self.driver.forsaken()
+            self._changed.announce()
+            return
         backend_keys = await self._read_peer_keys()
         match action:
             case Action.NEGOTIATE:

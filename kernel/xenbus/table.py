@@ -50,6 +50,7 @@ class Action(Enum):
     REVISE = "read the peer's keys again"
     CLOSE = "take down"
     RESTART = "take down, write features"
+    GIVE_UP = "give up waiting"
     REPORT = "write the error node"
     REMOVE = "take down, forget the device"
 
@@ -99,7 +100,9 @@ _FRONTEND: dict[XenbusState, Rows] = {
     _S.Initialising: {
         # A backend that is Closed here has not yet noticed that we are back; one that is Connected serves
         # whoever used the device before us and will notice, too.
-        **_stay(*PEER_EVENTS, _E.START, _E.REOPEN),
+        **_stay(*_ALIVE, _E.PEER_CLOSED, _E.START, _E.REOPEN),
+        # Both ends' nodes are made together: a backend without any has lost them with its domain.
+        **_go(_A.GIVE_UP, _S.Closed, _E.PEER_GONE),
         **_go(_A.NEGOTIATE, _S.Initialised, _E.PEER_INITWAIT),
         **_go(_A.CLOSE, _S.Closed, _E.PEER_CLOSING, _E.CLOSE),
     },
@@ -127,7 +130,9 @@ _FRONTEND: dict[XenbusState, Rows] = {
         **_go(_A.NONE, _S.Closed, _E.START),
     },
     _S.Closed: {
-        **_stay(*PEER_EVENTS, _E.CLOSE, _E.START),
+        **_stay(*_ALIVE, *_CLOSED_BY_PEER, _E.CLOSE, _E.START),
+        # A backend that has closed may come back; one whose nodes are gone does not.
+        **_go(_A.GIVE_UP, _S.Closed, _E.PEER_GONE),
         **_go(_A.NONE, _S.Initialising, _E.REOPEN),
     },
 }

@@ -8,6 +8,7 @@ import pytest
 from frontends.block.buffers import BufferPool
 from frontends.block.disk import Disk
 from kernel.parking import waiter_factory
+from kernel.xenbus.drivers import PeerGone
 from tests.rig import MIB, Rig, memory_disk, running_rig
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +93,33 @@ async def test_an_untrusted_backend_sees_what_it_is_given_and_zeroes(tmp_path: P
         assert len(pages) > 60
         seen = sum(b"secret!!" in bytes(page) for page in pages)
         assert (seen == 0) is not trusted
+
+
+async def test_pages_that_were_freed_meanwhile_do_not_come_back(tmp_path: Path) -> None:
+    """They may be somebody else's: they are neither zeroed nor handed out."""
+    async with running_rig(tmp_path) as rig, rig.guest() as guest:
+        pool = BufferPool(guest.kernel, "test", waiter_factory(), limit=8)
+        pool.grant_to(0)
+        pool.trusted = False
+        one, others = pool.stage_one() or (await pool.stage(1))[0], await pool.stage(2)
+        pool.close()
+        one.view[:] = others[0].view[:] = b"\x55" * 4096
+        pool.unstage_one(one)
+        pool.unstage(others)
+        assert one.view == others[0].view == b"\x55" * 4096
+        assert not {one, *others} & set(await pool.stage(8))
+        pool.close()
+
+
+async def test_a_pool_whose_disk_is_lost_grants_nothing(tmp_path: Path) -> None:
+    async with running_rig(tmp_path) as rig, rig.guest() as guest:
+        pool = BufferPool(guest.kernel, "test", waiter_factory(), limit=8)
+        pool.grant_to(0)
+        pool.close(PeerGone("device/vbd/1"))
+        for _ in range(9):  # what was refused counts as staged no longer
+            with pytest.raises(PeerGone, match="device/vbd/1"):
+                await pool.stage(1)
+        assert len(guest.kernel.grants.ledger) == 0
+        pool.open()
+        pool.unstage(await pool.stage(8))
+        pool.close()

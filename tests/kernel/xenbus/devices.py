@@ -51,6 +51,9 @@ class ToyFrontend:
     async def closing(self) -> None:
         self._note("closing")
 
+    async def forsaken(self) -> None:
+        self._note("forsaken")
+
 
 @dataclass
 class ToyBackend:

@@ -9,9 +9,11 @@ import pytest
 from kernel.xenbus import (
     BackendBus,
     ClosedByPeer,
+    ClosedByUs,
     DeviceRemoved,
     FrontendBus,
     FrontendDevice,
+    PeerDomainGone,
     PeerGone,
     XenbusState,
 )
@@ -69,7 +71,7 @@ async def test_a_backend_that_vanishes_is_a_peer_that_is_gone(anyio_backend: str
     async with attached() as device:
         await device.dom0.store.rm(device.back_path)
         assert isinstance(await device.front.wait_closed(), PeerGone)
-        assert device.front_driver.calls[-1] == "closing"
+        assert device.front_driver.calls[:3] == ["negotiate", "connected", "closing"]
         await device.reach(S.Closed, S.Unknown)
 
 
@@ -190,3 +192,60 @@ async def test_a_backend_that_starts_on_a_detached_device_lets_it_be(anyio_backe
         while device.bus.devices:
             await anyio.lowlevel.checkpoint()
         assert await device.states() == ("6", "6")
+
+
+async def test_a_backend_that_vanishes_before_it_connects_ends_the_wait(anyio_backend: str) -> None:
+    async with attached(serve=False, use=False) as device:
+        device.guest.tasks.start_soon(device.front.run)
+        async with device.guest.store.watch(device.back_path):
+            await device.dom0.store.rm(device.back_path)
+        with pytest.raises(PeerGone) as gone:
+            await device.front.wait_connected()
+        assert isinstance(gone.value.cause, PeerDomainGone)
+        assert (gone.value.cause.side, gone.value.cause.domid) == ("backend", 0)
+        assert f"device/{KIND}/{DEVID}" in str(gone.value)
+        assert device.front_driver.calls == ["forsaken"]
+        await device.reach(S.Closed, S.Unknown)
+
+
+async def test_a_backend_that_has_closed_and_vanishes_does_not_come_back(anyio_backend: str) -> None:
+    async with attached() as device:
+        device.back.close()
+        assert isinstance(await device.front.wait_closed(), ClosedByPeer)
+        await device.dom0.store.rm(device.back_path)
+        while not isinstance(device.front.closed, PeerGone):
+            await anyio.lowlevel.checkpoint()
+        while "forsaken" not in device.front_driver.calls:
+            await anyio.lowlevel.checkpoint()
+        with pytest.raises(PeerGone):
+            await device.front.wait_connected()
+
+
+async def test_why_a_device_was_closed_stays_so_when_its_peer_vanishes(anyio_backend: str) -> None:
+    async with attached() as device:
+        device.front.close()
+        await device.reach(S.Closed, S.Closed)
+        await device.dom0.store.rm(device.back_path)
+        while "forsaken" not in device.front_driver.calls:
+            await anyio.lowlevel.checkpoint()
+        assert isinstance(device.front.closed, ClosedByUs)
+
+
+async def test_a_device_whose_peer_is_gone_is_not_opened_again(anyio_backend: str) -> None:
+    """Whoever asks for it is told at once, and a backend that appears there later is not followed unasked."""
+    async with attached() as device:
+        await device.dom0.store.rm(device.back_path)
+        assert isinstance(await device.front.wait_closed(), PeerGone)
+        device.front.reopen()
+        with pytest.raises(PeerGone):
+            await device.front.wait_connected()
+        readable = ["n0", f"r{device.domid}"]
+        await device.dom0.store.write_nodes(
+            [(device.back_path, "", readable), (f"{device.back_path}/state", "2", None)]
+        )
+        for _ in range(20):
+            await device.guest.store.read(f"{device.back_path}/state")
+        assert device.front_driver.calls.count("negotiate") == 1
+        device.front.reopen()
+        while device.front_driver.calls.count("negotiate") == 1:
+            await anyio.lowlevel.checkpoint()
