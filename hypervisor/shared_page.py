@@ -48,4 +48,13 @@ class SharedPage:
         """Before anybody is given the descriptor: fix what can be done with it. All who may write have it
         mapped by now. False if its owner has sealed it in another way.
         """
-        return seal(self.fd, SEALED_READONLY if self.readonly else SEALED)
+        return seal(self.fd, self._seals)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is fixed what can be done with it."""
+        return seals_of(self.fd) == self._seals
+
+    @property
+    def _seals(self) -> int:
+        return SEALED_READONLY if self.readonly else SEALED

@@ -38,6 +38,8 @@ def audit(machine: Machine) -> Iterator[str]:
             yield f"shared mfn {mfn:#x} counts mappings {page.mappings}; there are {dict(found)}"
         if page.readonly and mfn in written:
             yield f"mfn {mfn:#x} is shared read-only, and mapped writable"
+        if found and not page.sealed:
+            yield f"mfn {mfn:#x} is mapped by others, and not sealed"
         yield from _page(machine, mfn, page)
 
 

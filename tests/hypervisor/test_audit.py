@@ -8,6 +8,8 @@ from hypervisor.frames import ALLOCATED
 from hypervisor.guest_memory import PageKind
 from hypervisor.lifecycle import Life
 from hypervisor.machine import Machine
+from hypervisor.page_sharing import Importer
+from hypervisor.shared_page import SharedPage
 from tests.hypervisor.fakes import Guest, new_machine
 
 
@@ -20,6 +22,11 @@ def machine_with_everything() -> tuple[Machine, Guest]:
     guest.domain.memory.map_foreign(91, guest.domain.shared_info_mfn, True, PageKind.SPECIAL)
     frame, _ = guest.domain.memory.remove_ram(5, 1)
     guest.domain.reservation.give_up(frame)
+    isolated = Guest(machine)
+    isolated.domain.isolated = True
+    isolated.domain.memory.importer = Importer(isolated.domain)
+    isolated.domain.memory.map_foreign(90, some_frame(guest, 1), True, PageKind.FOREIGN)
+    isolated.domain.memory.map_foreign(91, some_frame(guest, 1), True, PageKind.FOREIGN)
     return machine, guest
 
 
@@ -132,6 +139,55 @@ def execute(guest: Guest) -> None:
     guest.domain.pause_count += 1
 
 
+def the_shared_page(guest: Guest) -> SharedPage:
+    (page,) = guest.domain.reservation.extents[0].shared.values()
+    return page
+
+
+def share_for_nobody(guest: Guest) -> None:
+    guest.domain.reservation.extents[0].share(5, readonly=True)
+
+
+def share_what_is_free(guest: Guest) -> None:
+    extent = guest.domain.reservation.extents[0]
+    extent.share(extent.recycled[0], readonly=True)
+
+
+def forget_a_mapping(guest: Guest) -> None:
+    page = the_shared_page(guest)
+    page.mappings = {domid: count - 1 for domid, count in page.mappings.items()}
+
+
+def mistake_the_mapper(guest: Guest) -> None:
+    page = the_shared_page(guest)
+    page.mappings = dict.fromkeys([77], page.mappers)
+
+
+def take_a_mapped_page_back(guest: Guest) -> None:
+    extent = guest.domain.reservation.extents[0]
+    extent.unshare(next(iter(extent.shared)))
+
+
+def call_a_written_page_readonly(guest: Guest) -> None:
+    the_shared_page(guest).readonly = True
+
+
+def leave_unsealed(guest: Guest) -> None:
+    page = the_shared_page(guest)
+    extent = guest.domain.reservation.extents[0]
+    (offset,) = extent.shared
+    renewed = extent.renew(offset, readonly=False)
+    renewed.mappings, renewed.seen = page.mappings, page.seen
+
+
+def forget_who_has_seen_a_page(guest: Guest) -> None:
+    the_shared_page(guest).seen.clear()
+
+
+def map_what_is_not_shared_with_all(guest: Guest) -> None:
+    guest.domain.isolated = True  # and names nobody
+
+
 MISTAKES = [
     set_reference,
     set_writable,
@@ -158,6 +214,15 @@ MISTAKES = [
     be_dead,
     be_stopped,
     execute,
+    share_for_nobody,
+    share_what_is_free,
+    forget_a_mapping,
+    mistake_the_mapper,
+    take_a_mapped_page_back,
+    call_a_written_page_readonly,
+    leave_unsealed,
+    forget_who_has_seen_a_page,
+    map_what_is_not_shared_with_all,
 ]
 
 

@@ -94,6 +94,16 @@ def test_a_page_moves_out_for_the_first_and_back_after_the_last(four: Four, read
     assert four.near.domain.memory.read(3 << 12, 3) == b"new"
 
 
+def test_what_is_granted_read_only_cannot_be_written_by_any_way(four: Four) -> None:
+    four.near.grant(REF, four.far.domid, 3, readonly=True)
+    share_pages(four.other.domain, four.far.domid, [3], readonly=True)
+    four.other.grant(REF, four.far.domid, 3, readonly=True)
+    for place, owner in enumerate((four.near, four.other)):
+        assert four.far.map(owner.domid, REF, WINDOW + place, readonly=True).status == GNTST_okay
+        with Stranger(four.page(owner, 3).fd) as stranger:
+            assert "done" not in stranger.ask("writes").values()
+
+
 def test_domains_in_this_process_need_no_sharing(four: Four) -> None:
     four.near.grant(REF, 0, 3)
     four.far.grant(REF, 0, 3)
