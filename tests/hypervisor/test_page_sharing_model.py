@@ -9,7 +9,7 @@ import os
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hypervisor.abi.grant_table import GNTST_okay
 from hypervisor.errors import XenError
@@ -20,7 +20,11 @@ from tests.hypervisor.grant_guests import WINDOW, GrantGuest
 SEATS = 4  # dom0 and a guest in this process, two isolated ones
 PAGES = (3, 4)
 seats = st.integers(0, SEATS - 1)
-pages = st.sampled_from(PAGES)
+pages = st.sampled_from((3, 3, 3, 4))
+owners = st.integers(1, SEATS - 1)
+modes = st.sampled_from(
+    [(False,) * 3, (True,) * 3, (False, False, True), (False, True, True), (True, False, True)]
+)
 places = st.integers(0, 2).map(lambda number: WINDOW + number)
 
 
@@ -47,13 +51,13 @@ class PageSharing(RuleBasedStateMachine):
             self.contents[guest, pfn] = bytes(8)
         return guest
 
-    @rule(owner=seats, to=seats, pfn=pages, readonly=st.booleans())
+    @rule(owner=owners, to=seats, pfn=pages, readonly=st.booleans())
     def grant(self, owner: int, to: int, pfn: int, readonly: bool) -> None:
         reference = 16 * to + pfn
         if self.guests[owner].end(reference):
             self.guests[owner].grant(reference, self.guests[to].domid, pfn, readonly=readonly)
 
-    @rule(owner=seats, to=seats, pfns=st.lists(pages), readonly=st.booleans())
+    @rule(owner=owners, to=seats, pfns=st.lists(pages), readonly=st.booleans())
     def share(self, owner: int, to: int, pfns: list[int], readonly: bool) -> None:
         domain = self.guests[owner].domain
         before = self.sharing()
@@ -74,7 +78,7 @@ class PageSharing(RuleBasedStateMachine):
             for offset, page in sorted(extent.shared.items())
         ]
 
-    @rule(owner=seats, pfn=pages, count=st.integers(0, 2))
+    @rule(owner=owners, pfn=pages, count=st.integers(0, 2))
     def reclaim(self, owner: int, pfn: int, count: int) -> None:
         before = self.sharing()
         try:
@@ -84,7 +88,7 @@ class PageSharing(RuleBasedStateMachine):
         else:
             assert len(self.sharing()) == len(before) - len(moved)
 
-    @rule(seat=seats, owner=seats, pfn=pages, place=places, readonly=st.booleans())
+    @rule(seat=seats, owner=owners, pfn=pages, place=places, readonly=st.booleans())
     def map(self, seat: int, owner: int, pfn: int, place: int, readonly: bool) -> None:
         mapper, granter = self.guests[seat], self.guests[owner]
         result = mapper.map(granter.domid, 16 * seat + pfn, place, readonly=readonly)
@@ -106,11 +110,17 @@ class PageSharing(RuleBasedStateMachine):
             assert writes or readonly
         self.mapped[mapper, place] = result.handle, granter, pfn, fd
 
-    @rule(seat=seats, place=places)
-    def unmap(self, seat: int, place: int) -> None:
-        mapper = self.guests[seat]
-        if (mapper, place) not in self.mapped:
-            return
+    @rule(owner=owners, to=st.integers(2, SEATS - 1), pfn=pages, place=places, modes=modes)
+    def connect(self, owner: int, to: int, pfn: int, place: int, modes: tuple[bool, bool, bool]) -> None:
+        """All that a mapping takes, mostly in modes that fit."""
+        self.share(owner, to, [pfn], modes[0])
+        self.grant(owner, to, pfn, modes[1])
+        self.map(to, owner, pfn, place, modes[2])
+
+    @precondition(lambda self: self.mapped)
+    @rule(which=st.integers(0, 10))
+    def unmap(self, which: int) -> None:
+        mapper, place = list(self.mapped)[which % len(self.mapped)]
         handle, granter, pfn, fd = self.mapped.pop((mapper, place))
         assert mapper.unmap(handle, place) == GNTST_okay
         if fd is not None:
@@ -128,7 +138,7 @@ class PageSharing(RuleBasedStateMachine):
             (entry[1], entry[2]) == (granter, pfn) and entry[3] is not None for entry in self.mapped.values()
         )
 
-    @rule(owner=seats, pfn=pages)
+    @rule(owner=owners, pfn=pages)
     def write(self, owner: int, pfn: int) -> None:
         self.written += 1
         data = self.written.to_bytes(8, "little")
@@ -171,4 +181,4 @@ class PageSharing(RuleBasedStateMachine):
 
 
 TestPageSharing = PageSharing.TestCase
-TestPageSharing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPageSharing.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
