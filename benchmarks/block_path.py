@@ -18,7 +18,7 @@ from typing import Final
 
 import anyio
 
-from benchmarks.nbdkit import available, random_reads_per_second
+from benchmarks.nbdkit import Server, missing, serving
 from benchmarks.results import Result
 from frontends.block.disk import Disk, DiskOptions
 from kernel.kernel import Kernel
@@ -47,23 +47,32 @@ def measure() -> Iterator[Result]:
         image = Path(folder) / "disk.img"
         image.write_bytes(random.Random(SEED).randbytes(MIB) * (IMAGE_BYTES // MIB))
         found: dict[tuple[str, int, str], list[tuple[Rate, Rate]]] = {}
-        anyio.run(_measure_all, image, found)
+        if reason := missing():
+            print(f"nothing to compare with: {reason} is not installed")
+            anyio.run(_measure_all, image, None, found)
+        else:
+            with serving(image, "python") as server:
+                anyio.run(_measure_all, image, server, found)
         for (kind, depth, way), pairs in found.items():
             rate = statistics.median(path for _, path in pairs)
             ratio = statistics.median(path / other for other, path in pairs)
             yield Result.at_least(f"block.{kind}.{way}.depth{depth}", rate, "requests/s", ratio, BARS[way])
 
 
-async def _measure_all(image: Path, found: dict[tuple[str, int, str], list[tuple[Rate, Rate]]]) -> None:
+async def _measure_all(
+    image: Path, server: Server | None, found: dict[tuple[str, int, str], list[tuple[Rate, Rate]]]
+) -> None:
     async with running_rig(image.parent) as rig:
         for depth, order in RING_ORDERS.items():
             async with rig.guest([file_disk(image)], memory_bytes=32 * MIB) as guest:
-                await _measure_depth(guest.kernel, image, depth, order, found)
+                await _measure_depth(guest.kernel, image, server, depth=depth, order=order, found=found)
 
 
 async def _measure_depth(
     kernel: Kernel,
     image: Path,
+    server: Server | None,
+    *,
     depth: int,
     order: int,
     found: dict[tuple[str, int, str], list[tuple[Rate, Rate]]],
@@ -83,8 +92,8 @@ async def _measure_depth(
                 await run(disk, kind, [offset // 512 for offset in offsets], depth)
                 path = len(offsets) / (time.perf_counter() - started)
                 found.setdefault((kind, depth, way), []).append((bare, path))
-        if available():
-            theirs = random_reads_per_second(image, depth, REQUESTS, SEED)
+        if server is not None:
+            theirs = server.random_reads_per_second(depth, REQUESTS, SEED)
             _, ours = found["read", depth, "batch"][-1]
             found.setdefault(("read", depth, NBDKIT), []).append((theirs, ours))
     await disk.close()

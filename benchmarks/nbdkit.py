@@ -1,4 +1,8 @@
-"""nbdkit's Python plugin read by libnbd's Python client: what a user would pick instead."""
+"""nbdkit read by libnbd's Python client: what a user would pick instead.
+
+Two servers of the same file: nbdkit's Python plugin, which is a Python backend without domzero, and its own
+file plugin, which is C. A thread for each processor is what both are quickest with.
+"""
 
 import os
 import shutil
@@ -7,41 +11,71 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 HERE = Path(__file__).parent
 DEBIAN_PYTHON = "/usr/bin/python3"
+MIB: Final = 1 << 20
+SEQUENTIAL_DEPTH: Final = 2  # requests in flight with which large reads are quickest
+
+# What comes on nbdkit's command line before the name of the image.
+PLUGINS: Final = {"python": ("python", str(HERE / "nbd_plugin.py"), "file="), "file": ("file", "")}
 
 
 @cache
-def available() -> bool:
-    """Whether nbdkit with its Python plugin and libnbd's Python client are on this machine."""
-    if shutil.which("nbdkit") is None or not os.path.exists(DEBIAN_PYTHON):
-        return False
-    plugin = subprocess.run(["nbdkit", "python", "--version"], capture_output=True, check=False)
-    client = subprocess.run([DEBIAN_PYTHON, "-c", "import nbd"], capture_output=True, check=False)
-    return plugin.returncode == 0 and client.returncode == 0
+def missing() -> str | None:
+    """What of nbdkit, its two plugins and libnbd's Python client is not on this machine; None if nothing."""
+    if shutil.which("nbdkit") is None:
+        return "nbdkit"
+    for plugin in PLUGINS:
+        if _fails("nbdkit", plugin, "--version"):
+            return f"nbdkit's {plugin} plugin"
+    if not os.path.exists(DEBIAN_PYTHON) or _fails(DEBIAN_PYTHON, "-c", "import nbd"):
+        return "libnbd for Debian's Python"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running nbdkit. plugin: one of PLUGINS."""
+
+    plugin: str
+    socket: str
+
+    def random_reads_per_second(self, depth: int, count: int, seed: int) -> float:
+        """4 KiB random reads a second, `depth` in flight."""
+        return self._client("random", 4096, depth, count, seed)
+
+    def sequential_bytes_per_second(self, count: int) -> float:
+        """Bytes a second of `count` reads of 1 MiB, one behind the other."""
+        return self._client("sequential", MIB, SEQUENTIAL_DEPTH, count, 0) * MIB
+
+    def _client(self, pattern: str, *numbers: int) -> float:
+        command = [DEBIAN_PYTHON, str(HERE / "nbd_client.py"), self.socket, pattern, *map(str, numbers)]
+        return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
 @contextmanager
-def _server(image: Path) -> Iterator[str]:
+def serving(image: Path, plugin: str) -> Iterator[Server]:
+    """nbdkit with one of PLUGINS, read-only, until the block ends. Raises RuntimeError if it does not start."""
     with tempfile.TemporaryDirectory() as folder:
         socket = f"{folder}/nbd.sock"
         command = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "--readonly"]
-        command += ["--pidfile", f"{folder}/pid", "python", str(HERE / "nbd_plugin.py"), f"file={image}"]
+        command += ["--threads", str(os.cpu_count() or 1), "--pidfile", f"{folder}/pid"]
+        *arguments, prefix = PLUGINS[plugin]
+        command += [*arguments, f"{prefix}{image}"]
         with subprocess.Popen(command, stdout=sys.stderr) as process:
             while not os.path.exists(f"{folder}/pid"):  # nbdkit writes it when it accepts connections
                 if process.poll() is not None:
                     raise RuntimeError(f"nbdkit ended with status {process.returncode}")
             try:
-                yield socket
+                yield Server(plugin, socket)
             finally:
                 process.terminate()
 
 
-def random_reads_per_second(image: Path, depth: int, count: int, seed: int) -> float:
-    """4 KiB random reads a second of nbdkit's Python plugin, `depth` in flight."""
-    with _server(image) as socket:
-        command = [DEBIAN_PYTHON, str(HERE / "nbd_client.py"), socket, str(depth), str(count), str(seed)]
-        return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+def _fails(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0

@@ -24,7 +24,7 @@ from ringbuffers.ring import BackRing, FrontRing
 
 GREFS: Final = range(8, 8 + 1024)
 DISK_SECTORS: Final = 1 << 21
-MOST_LOOKS: Final = 2048
+MOST_LOOKS: Final = 256  # they cost about what sleeping and being woken costs
 _WORTH_WHILE_NS: Final = 300_000  # whoever slept for less would better have looked for longer
 _ENDED: Final = 1 << 32  # what an end that is gone adds to the other's eventfd
 
