@@ -96,7 +96,7 @@ class Domain:
             return shown
         if self.pause_count:
             return Status.PAUSED
-        return Status.BLOCKED if all(v.blocked for v in self.vcpus if v.online) else Status.RUNNING
+        return Status.BLOCKED if all(v.waits for v in self.vcpus if v.online) else Status.RUNNING
 
     # Memory
 

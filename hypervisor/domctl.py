@@ -123,7 +123,7 @@ def _getvcpuinfo(caller: Domain, request: abi.xen_domctl) -> None:
         raise NoSuchDomain(domain.domid)  # -ESRCH: the vCPU does not exist yet
     vcpu = domain.vcpus[info.vcpu]
     info.online = vcpu.online
-    info.blocked = vcpu.blocked
+    info.blocked = vcpu.waits
     info.running = vcpu.runstate == RUNSTATE_running
     info.cpu_time = vcpu.running_ns(caller.machine.host.now_ns())
     info.cpu = 0

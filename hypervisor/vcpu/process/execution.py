@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from hypervisor.page_sharing import Importer, reclaim_pages, share_pages
 from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
 from hypervisor.vcpu.parking import Parker, new_parker
 from hypervisor.vcpu.process.changes import Changes, forget
-from hypervisor.vcpu.process.doorbell import Listener
+from hypervisor.vcpu.process.doorbell import ASLEEP, Listener
 from hypervisor.vcpu.process.ends import Ends
 from hypervisor.vcpu.process.spawner import SpawnError
 from hypervisor.vcpu.process.wire import (
@@ -45,7 +46,8 @@ from ringbuffers.atomics import fence
 
 if TYPE_CHECKING:
     from hypervisor.vcpu.process.bells import Bells
-    from hypervisor.vcpu.process.spawner import Child, Spawner
+    from hypervisor.vcpu.process.child import Child
+    from hypervisor.vcpu.process.spawner import Spawner
     from hypervisor.vcpu.state import Vcpu
 
 OUTPUT_BYTES: Final = 4096
@@ -85,8 +87,25 @@ class ProcessVcpu:
         self._on_failure = on_failure
         self._scope = anyio.CancelScope()
         self._parker: Parker | None = None
-        self._sent = self._received = 0
+        self._counted = (0, 0, 0)
+        self._header: memoryview | None = None
+        self._cpu_ns = 0
         self._broken = ""
+
+    # ---- what the core asks
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the process says that it waits for an upcall."""
+        return self._header is not None and bool(self._header[ASLEEP])
+
+    @property
+    def cpu_ns(self) -> int:
+        """Processor time of the process."""
+        if self.child is not None:
+            with suppress(OSError):  # it has ended, and nobody has seen that yet
+                self._cpu_ns = time.clock_gettime_ns(_cpu_clock(self.child.pid))
+        return self._cpu_ns
 
     # ---- what the host calls
 
@@ -129,12 +148,15 @@ class ProcessVcpu:
             )
             ends.hand_over()
             self.child = child
+            self._header = ends.ringer.memory.header
+            self.vcpu.elsewhere = self
             try:
                 if not self._domain.executing:
                     child.pause()
                 await self._serve(ends, changes, child)
             finally:
-                self.child = None
+                self._cpu_ns = self.cpu_ns
+                self.child = self._header = None
                 with anyio.move_on_after(ENDING_SECONDS, shield=True):
                     child.kill()
                     await child.wait()
@@ -199,15 +221,21 @@ class ProcessVcpu:
                         await _send(channel, packet, fds)
                 finally:
                     forget(told)
+                await checkpoint()  # one that asks and asks leaves others their turn
         except ChannelBroken as broken:
             self._broken = str(broken)
             child.kill()
 
     def _count(self, request: Request) -> None:
+        """What the process says of itself is shown in reports and used for nothing else."""
         counters = self._domain.counters
-        counters.events_sent += max(0, request.sent - self._sent)
-        counters.events_received += max(0, request.received - self._received)
-        self._sent, self._received = request.sent, request.received
+        sent, received, upcalls = (
+            max(0, now - before) for now, before in zip(request.counted, self._counted)
+        )
+        counters.events_sent += sent
+        counters.events_received += received
+        counters.upcalls += upcalls
+        self._counted = request.counted
 
     async def _answer(self, request: Request, changes: Changes) -> int:
         await self._until_runnable()
@@ -284,6 +312,11 @@ class ProcessVcpu:
             domain.counters.console_bytes += allowed
             domain.machine.host.console(domain, data[:allowed])
         return bool(data)
+
+
+def _cpu_clock(pid: int) -> int:
+    """The clock of a process's processor time (MAKE_PROCESS_CPUCLOCK of Linux, CPUCLOCK_SCHED)."""
+    return ~pid << 3 | 2
 
 
 async def _receive(channel: socket.socket) -> bytes:

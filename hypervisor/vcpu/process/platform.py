@@ -73,6 +73,7 @@ class ProcessPlatform:
         self._poll_ns = 0
         self._sent = 0
         self._received = 0
+        self._upcalls = 0
         self._info: memoryview
         self._info_words: memoryview
         self._pending: memoryview
@@ -169,6 +170,7 @@ class ProcessPlatform:
         self._received += 1
         if not self._mask[word] & bit:
             self._info_words[SELECTOR_WORD] |= 1 << word
+            self._upcalls += not self._info[UPCALL_PENDING]
             self._info[UPCALL_PENDING] = 1
 
     def _place_info(self, address: int) -> None:
@@ -206,7 +208,8 @@ class ProcessPlatform:
     def _enter(self, kind: int, number: int, args: Sequence[int], payload: bytes = b"") -> int:
         channel = self._channel
         six = (*args, 0, 0, 0, 0, 0, 0)[:6]
-        channel.send(REQUEST.pack(kind, number, *six, self._sent, self._received) + payload)
+        counted = self._sent, self._received, self._upcalls
+        channel.send(REQUEST.pack(kind, number, *six, *counted) + payload)
         result, changes = receive_reply(channel)
         for change in changes:
             self._apply(change)

@@ -74,7 +74,7 @@ MAX_CHANGES: Final = 96
 MAX_DESCRIPTORS: Final = 192
 """in one packet; Linux passes at most 253 (SCM_MAX_FD)"""
 
-REQUEST: Final = Codec("<QQ6QQQ")
+REQUEST: Final = Codec("<QQ6Q3Q")
 REPLY: Final = Codec("<qII")
 CHANGE: Final = Codec("<IIQQQ")
 MAX_REQUEST_BYTES: Final = REQUEST.size + 8 * MAX_PFNS
@@ -83,13 +83,14 @@ _FD_SPACE: Final = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
 
 
 class Request(NamedTuple):
-    """A decoded request. sent, received: events that the vCPU has sent and taken so far without hypercalls."""
+    """A decoded request. counted: events that the vCPU has sent and taken so far without hypercalls, and
+    upcalls that it has raised for them.
+    """
 
     kind: RequestKind
     number: int
     args: tuple[int, ...]
-    sent: int
-    received: int
+    counted: tuple[int, int, int]
     pfns: tuple[int, ...]
 
 
@@ -117,11 +118,11 @@ def decode_request(data: bytes) -> Request:
         raise ChannelBroken(
             f"a request of {len(data)} bytes, expected {REQUEST.size} and at most {MAX_PFNS} PFNs"
         )
-    kind, number, *args, sent, received = REQUEST.unpack_from(data)
+    kind, number, *args = REQUEST.unpack_from(data)
     if kind not in _KINDS:
         raise ChannelBroken(f"a request of kind {kind}, expected 1 to {len(_KINDS)}")
     pfns = tuple(memoryview(data)[REQUEST.size :].cast("Q")) if size else ()
-    return Request(_KINDS[kind], number, tuple(args), sent, received, pfns)
+    return Request(_KINDS[kind], number, tuple(args[:6]), (args[6], args[7], args[8]), pfns)
 
 
 _KINDS: Final = {int(kind): kind for kind in RequestKind}
