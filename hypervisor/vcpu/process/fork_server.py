@@ -19,10 +19,11 @@ import resource
 import select
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Final
 
-from hypervisor.vcpu.process import fork_messages
+from hypervisor.vcpu.process import fork_messages, interpreter_files
 from hypervisor.vcpu.process.fork_messages import Kind, Message
 from hypervisor.vcpu.process.libc import set_process_name
 from hypervisor.vcpu.process.newborn import Birth, live
@@ -59,6 +60,7 @@ def main(control: int, preload: Sequence[str]) -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise NotForkable(threads)
+    interpreter_files.needed(tuple(sys.path))  # so that no child has to look
     gc.collect()
     gc.freeze()  # a child's collector shall not touch, and so copy, what everybody shares
     birth = ForkServer(socket.socket(fileno=control)).serve()

@@ -37,7 +37,7 @@ class Needed(NamedTuple):
 
 @cache
 def needed(path: tuple[str, ...]) -> Needed:
-    """What an interpreter with this sys.path needs."""
+    """What an interpreter with this sys.path needs. Looked at once in the life of a fork server."""
     own = {
         prefix
         for prefix in map(os.path.realpath, (sys.prefix, sys.base_prefix, sys.exec_prefix))

@@ -20,10 +20,11 @@ SHOWN_BYTES: Final = 1 << 16
 
 
 class ServerProcess:
-    """A running server. control: our end of the socket, non-blocking."""
+    """A running server. control: our end of the socket, non-blocking. pid: of the server."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, output: int) -> None:
         self.control = control
+        self.pid = process.pid
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._output = output

@@ -119,6 +119,11 @@ class Spawner:
         if failure is not None:
             raise failure
 
+    @property
+    def server_pid(self) -> int | None:
+        """The fork server's, once it was started."""
+        return None if self._server is None else self._server.pid
+
     def warm(self) -> None:
         """Start the server, if it was not, while the caller does something else. Errors come with `spawn`."""
         if self._server is not None or self._failure is not None:
