@@ -8,10 +8,11 @@ None of these bits is ever believed: a guest that scribbles over them harms its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.xen import shared_info
-from ringbuffers.atomics import fetch_and, fetch_or
+from ringbuffers.atomics import plain_fetch_and, plain_fetch_or
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -26,22 +27,30 @@ POLL_ANY_PORT: Final = -1
 
 
 class EventBits:
-    """Whoever holds it may set and clear event bits of one domain; polling vCPUs are woken from here."""
+    """Whoever holds it may set and clear event bits of one domain; polling vCPUs are woken from here.
 
-    __slots__ = ("_counters", "_mask", "_pending", "_vcpus", "pollers")
+    post: takes the ports of events in the place of all this while the domain's vCPU runs elsewhere, whose own
+    thread enters them then. It is None whenever the vCPU stands still, inside a hypercall above all.
+    """
+
+    __slots__ = ("_counters", "_mask", "_pending", "_vcpus", "pollers", "post")
 
     def __init__(self, domain: Domain) -> None:
         self._pending = _words(domain.shared_info, shared_info.offsets["evtchn_pending"])
         self._mask = _words(domain.shared_info, shared_info.offsets["evtchn_mask"])
         self._vcpus = domain.vcpus
         self._counters = domain.counters
+        self.post: Callable[[int], None] | None = None
         self.pollers: set[Vcpu] = set()
         """the vCPUs inside a SCHEDOP_poll; `unblock` takes them out"""
 
     def set_pending(self, channel: Channel) -> None:
         """An event for `channel`: mark it pending and, on a fresh unmasked edge, raise an upcall."""
+        if self.post is not None:
+            self.post(channel.port)
+            return
         word, bit = channel.word, channel.bit
-        if fetch_or(self._pending, word, bit) & bit:
+        if plain_fetch_or(self._pending, word, bit) & bit:
             return
         self._counters.events_received += 1
         if not self._mask[word] & bit:
@@ -51,12 +60,12 @@ class EventBits:
 
     def clear_pending(self, channel: Channel) -> None:
         """Forget an event that was not taken, as the port is freed."""
-        fetch_and(self._pending, channel.word, ALL_BITS ^ channel.bit)
+        plain_fetch_and(self._pending, channel.word, ALL_BITS ^ channel.bit)
 
     def unmask(self, channel: Channel) -> None:
         """Clear the mask bit; an event that came while it was set raises its upcall now."""
         word, bit = channel.word, channel.bit
-        if fetch_and(self._mask, word, ALL_BITS ^ bit) & bit and self._pending[word] & bit:
+        if plain_fetch_and(self._mask, word, ALL_BITS ^ bit) & bit and self._pending[word] & bit:
             self._vcpus[channel.vcpu_id].select_events(1 << word)
 
     def is_pending(self, channel: Channel) -> bool:

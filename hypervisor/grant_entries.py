@@ -7,9 +7,9 @@ flags: type, GTF_readonly     the granter
 flags: GTF_reading, _writing  the hypervisor, only ever by atomic operations on the first word
 domid, frame                  the granter, who sets the flags last
 
-The granter may write any of it at any moment. Therefore each word is fetched once for each decision, the
-decision and the in-use bits enter in one compare-and-exchange, and a granter who keeps changing the word
-makes the attempt fail, not last.
+The granter may write any of it at any moment, from a process of its own. Therefore each word is fetched once
+for each decision, the decision and the in-use bits enter in one compare-and-exchange, and a granter who keeps
+changing the word makes the attempt fail, not last. The bits go by one instruction, which nothing can delay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hypervisor.abi.grant_table import (
 )
 from hypervisor.errors import BadGrantReference
 from hypervisor.extent import PAGE_SIZE
-from ringbuffers.atomics import compare_exchange, fetch_and
+from ringbuffers.atomics import AtomicWords
 
 ENTRIES_PER_FRAME: Final = PAGE_SIZE // grant_entry_v1.size
 CLAIM_ATTEMPTS: Final = 5
@@ -37,24 +37,26 @@ CLAIM_ATTEMPTS: Final = 5
 _FRAME_SHIFT: Final = ENTRIES_PER_FRAME.bit_length() - 1
 _ENTRY_MASK: Final = ENTRIES_PER_FRAME - 1
 _DOMID_SHIFT: Final = 16
-_U32: Final = 0xFFFF_FFFF
 # A whole page for everybody: sub-page and transitive grants exist in version 2 tables only.
 _KIND_MASK: Final = GTF_type_mask | GTF_sub_page
 
 
 class GrantEntries:
-    """The `count` shared entries of domain `domid`; `frames`: its shared frames in order, as u32 words."""
+    """The `count` shared entries of domain `domid`; `frames`: its shared frames in order, as u32 words.
+
+    An AtomicWords keeps its frame's memory: whoever ends the domain empties `frames`.
+    """
 
     __slots__ = ("count", "domid", "frames")
 
     def __init__(self, domid: int) -> None:
         self.domid = domid
         self.count = 0
-        self.frames: list[memoryview] = []
+        self.frames: list[AtomicWords] = []
 
     def add_frame(self, page: memoryview) -> None:
         """Append a zeroed shared frame, given as its 4096 bytes."""
-        self.frames.append(page.cast("I"))
+        self.frames.append(AtomicWords(page.cast("I")))
         self.count += ENTRIES_PER_FRAME
 
     def claim(self, reference: int, domid: int, *, readonly: bool, pinned: bool) -> None:
@@ -64,7 +66,8 @@ class GrantEntries:
         it. Raises BadGrantReference when the entry does not permit it, or will not stand still for
         CLAIM_ATTEMPTS.
         """
-        words = self.frames[reference >> _FRAME_SHIFT]
+        frame = self.frames[reference >> _FRAME_SHIFT]
+        words = frame.words
         index = (reference & _ENTRY_MASK) << 1
         in_use = GTF_reading if readonly else GTF_reading | GTF_writing
         for _ in range(CLAIM_ATTEMPTS):
@@ -73,37 +76,40 @@ class GrantEntries:
                 self._refuse(reference, f"flags and domid {seen:#010x} do not permit domain {domid}")
             if seen & GTF_readonly and not readonly:
                 self._refuse(reference, "read-only")
-            if compare_exchange(words, index, seen, seen | in_use):
+            if frame.compare_exchange(index, seen, seen | in_use):
                 return
         self._refuse(reference, "the entry keeps changing")
 
     def drop(self, reference: int, flags: int) -> None:
         """Clear some of GTF_reading and GTF_writing: nothing uses the grant in that way any more."""
-        words = self.frames[reference >> _FRAME_SHIFT]
-        fetch_and(words, (reference & _ENTRY_MASK) << 1, _U32 ^ flags)
+        self.frames[reference >> _FRAME_SHIFT].clear_bits((reference & _ENTRY_MASK) << 1, flags)
 
     def frame(self, reference: int) -> int:
         """The granter's frame number as it stands there now."""
-        number: int = self.frames[reference >> _FRAME_SHIFT][((reference & _ENTRY_MASK) << 1) + 1]
+        number: int = self.frames[reference >> _FRAME_SHIFT].words[((reference & _ENTRY_MASK) << 1) + 1]
         return number
 
     def flags(self, reference: int) -> int:
         """The flags (GTF_*) as they stand there now."""
-        return int(self.frames[reference >> _FRAME_SHIFT][(reference & _ENTRY_MASK) << 1]) & 0xFFFF
+        return int(self.frames[reference >> _FRAME_SHIFT].words[(reference & _ENTRY_MASK) << 1]) & 0xFFFF
 
     def write(self, reference: int, domid: int, frame: int, flags: int) -> None:
-        """Fill an entry on the granter's behalf, its flags last."""
-        words = self.frames[reference >> _FRAME_SHIFT]
+        """Fill an entry on the granter's behalf, its flags last. The hypervisor changes none that permits
+        nothing, so that stores are enough.
+        """
+        words = self.frames[reference >> _FRAME_SHIFT].words
         index = (reference & _ENTRY_MASK) << 1
         words[index + 1] = frame
         words[index] = domid << _DOMID_SHIFT
         words[index] = domid << _DOMID_SHIFT | flags
 
     def swap(self, a: int, b: int) -> None:
-        """Exchange the contents of two entries that nobody uses."""
+        """Exchange the contents of two entries that nobody uses. The granter asks for it, and a granter who
+        writes to them meanwhile loses what it wrote: there are no bits of anybody else to be lost.
+        """
         for offset in (0, 1):
-            words_a = self.frames[a >> _FRAME_SHIFT]
-            words_b = self.frames[b >> _FRAME_SHIFT]
+            words_a = self.frames[a >> _FRAME_SHIFT].words
+            words_b = self.frames[b >> _FRAME_SHIFT].words
             at_a = ((a & _ENTRY_MASK) << 1) + offset
             at_b = ((b & _ENTRY_MASK) << 1) + offset
             words_a[at_a], words_b[at_b] = words_b[at_b], words_a[at_a]

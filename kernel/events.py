@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from hypervisor.abi.xen import shared_info, vcpu_info
 from kernel.errors import PortClosed
 from kernel.parking import Latch
-from ringbuffers.atomics import fetch_and
+from ringbuffers.atomics import plain_fetch_and
 
 if TYPE_CHECKING:
     from kernel.hypercalls import Hypercalls
@@ -138,14 +138,14 @@ class Events:
     def dispatch(self) -> int:
         """Deliver all pending events, each port once; how many there were."""
         self._upcall[0] = 0
-        selected = fetch_and(self._selector, _SELECTOR, 0)
+        selected = plain_fetch_and(self._selector, _SELECTOR, 0)
         count = 0
         while selected:
             word = (selected & -selected).bit_length() - 1
             selected &= selected - 1
             ready = self._pending[word] & ~self._mask[word]
             if ready:
-                fetch_and(self._pending, word, _ALL ^ ready)
+                plain_fetch_and(self._pending, word, _ALL ^ ready)
             while ready:
                 bit = ready & -ready
                 ready ^= bit

@@ -34,7 +34,7 @@ from kernel.ledger import Leak, Ledger
 from kernel.mapping import GrantError, Mapping, UnmapFailed
 from kernel.pages import PageAllocator, Pages
 from kernel.platform import PAGE_SHIFT, PAGE_SIZE, Memory
-from ringbuffers.atomics import compare_exchange
+from ringbuffers.atomics import AtomicWords
 
 ENTRIES_PER_FRAME: Final = PAGE_SIZE // grant_entry_v1.size
 MAX_FLAG_RETRIES: Final = 16
@@ -47,13 +47,16 @@ _FRAME_WORD: Final = grant_entry_v1.offsets["frame"] // 4
 
 
 class _Frame:
-    """One page of the shared grant table, as 16-bit and as 32-bit words."""
+    """One page of the shared grant table, as 16-bit and as 32-bit words. `flags`: the 16-bit ones, for what
+    the hypervisor may exchange at the same time.
+    """
 
-    __slots__ = ("halves", "words")
+    __slots__ = ("flags", "halves", "words")
 
     def __init__(self, page: memoryview) -> None:
         self.halves = page.cast("H")
         self.words = page.cast("I")
+        self.flags = AtomicWords(self.halves)
 
 
 class Grants:
@@ -75,6 +78,10 @@ class Grants:
 
     def grant(self, domid: int, pfn: int, *, readonly: bool = False) -> int:
         """Let `domid` use page `pfn`; returns the reference to tell it. Raises OutOfGrants."""
+        self._memory.share(domid, (pfn,), readonly=readonly)
+        return self._enter(domid, pfn, readonly=readonly)
+
+    def _enter(self, domid: int, pfn: int, *, readonly: bool) -> int:
         if not self._free:
             self._grow(1)
         reference = self._free.pop()
@@ -91,7 +98,8 @@ class Grants:
         """Let `domid` use several pages. Raises OutOfGrants, and then none was granted."""
         if len(self._free) < len(pfns):
             self._grow(len(pfns))
-        return [self.grant(domid, pfn, readonly=readonly) for pfn in pfns]
+        self._memory.share(domid, pfns, readonly=readonly)
+        return [self._enter(domid, pfn, readonly=readonly) for pfn in pfns]
 
     def is_mapped(self, reference: int) -> bool:
         """Whether the peer has the page mapped just now. It may map it the moment after."""
@@ -110,7 +118,7 @@ class Grants:
             flags: int = frame.halves[index]
             if flags & _IN_USE:
                 break
-            if compare_exchange(frame.halves, index, flags, 0):
+            if frame.flags.compare_exchange(index, flags, 0):
                 self.ledger.cross_out(reference)
                 self._free.append(reference)
                 return

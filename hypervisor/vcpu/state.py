@@ -7,11 +7,11 @@ VCPUOP_register_vcpu_info has moved it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hypervisor.abi.vcpu import RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
 from hypervisor.timers import VcpuTimers
-from ringbuffers.atomics import fetch_or
+from ringbuffers.atomics import plain_fetch_or
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -20,6 +20,18 @@ VCPU_INFO_SIZE: Final = 64
 UPCALL_PENDING: Final = 0  # evtchn_upcall_pending: byte offset in vcpu_info
 UPCALL_MASK: Final = 1  # evtchn_upcall_mask: byte offset in vcpu_info
 PENDING_SEL: Final = 1  # evtchn_pending_sel: index of the u64 in vcpu_info
+
+
+class Elsewhere(Protocol):
+    """A process that executes a vCPU knows two things better than the core."""
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it waits for an upcall."""
+
+    @property
+    def cpu_ns(self) -> int:
+        """How long it has been executed by a real processor."""
 
 
 class Vcpu:
@@ -33,12 +45,14 @@ class Vcpu:
     blocked      SCHEDOP_block or SCHEDOP_poll: not to be executed until `unblock`
     poll_port    the port that SCHEDOP_poll waits for, POLL_ANY_PORT (-1) for several, None: it does not poll
     timers       its single-shot, periodic and poll timers
+    elsewhere    the process that executes it, if one does
     runstate_area, time_area   guest addresses of copies that the guest has asked for; 0: none
     """
 
     __slots__ = (
         "blocked",
         "domain",
+        "elsewhere",
         "id",
         "in_multicall",
         "info",
@@ -65,6 +79,7 @@ class Vcpu:
         self.blocked = False
         self.in_multicall = False
         self.poll_port: int | None = None
+        self.elsewhere: Elsewhere | None = None
         self.runstate = RUNSTATE_runnable if self.online else RUNSTATE_offline
         self.runstate_entry_ns = now_ns
         self.runstate_ns = [0, 0, 0, 0]
@@ -79,6 +94,11 @@ class Vcpu:
     def runnable(self) -> bool:
         """Whether it may be executed now."""
         return self.online and not self.blocked and self.domain.executing
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has nothing to do until something happens."""
+        return self.blocked or (self.elsewhere is not None and self.elsewhere.sleeps)
 
     @property
     def upcall_pending(self) -> bool:
@@ -105,7 +125,7 @@ class Vcpu:
 
         The selector is set before evtchn_upcall_pending; the guest clears them in the opposite order.
         """
-        if fetch_or(self.info_words, PENDING_SEL, selector) & selector != selector:
+        if plain_fetch_or(self.info_words, PENDING_SEL, selector) & selector != selector:
             self.mark_events_pending()
 
     def mark_events_pending(self) -> None:
@@ -133,5 +153,7 @@ class Vcpu:
 
     def running_ns(self, now_ns: int) -> int:
         """How long it has been executed so far."""
+        if self.elsewhere is not None:
+            return self.elsewhere.cpu_ns
         current = now_ns - self.runstate_entry_ns if self.runstate == RUNSTATE_running else 0
         return self.runstate_ns[RUNSTATE_running] + max(0, current)

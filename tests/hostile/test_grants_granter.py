@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor import grant_entries
 from hypervisor.abi.grant_table import (
     GTF_PAT,
     GNTST_general_error,
@@ -33,7 +32,7 @@ from hypervisor.audit import audit
 from hypervisor.grant_batch import STATUS
 from hypervisor.grant_entries import CLAIM_ATTEMPTS
 from hypervisor.guest_memory import PageKind
-from ringbuffers import atomics
+from ringbuffers.atomics import AtomicWords
 from tests.hypervisor.fakes import new_machine
 from tests.hypervisor.grant_guests import PAGE, WINDOW, GrantGuest
 
@@ -50,10 +49,10 @@ Edit = Callable[["Granter"], None]
 @dataclass
 class Granter:
     """The shared words as the hypervisor sees them while their owner writes. `edits`: what it writes before
-    which step.
+    which step. Takes the place of the AtomicWords of a shared frame, and of its plain words.
     """
 
-    words: memoryview
+    shared: AtomicWords
     user: int
     stranger: int
     edits: dict[int, Edit] = field(default_factory=dict)
@@ -63,6 +62,10 @@ class Granter:
     taken: list[tuple[int, int, bool]] = field(default_factory=list)
     """each exchange that succeeded: the word before and after, and whether the grant was in use already"""
     in_use: Callable[[], bool] = bool
+
+    @property
+    def words(self) -> "Granter":
+        return self
 
     def before(self) -> None:
         """The granter's turn."""
@@ -74,24 +77,24 @@ class Granter:
     def __getitem__(self, index: int) -> int:
         self.before()
         self.loads.append(index)
-        return self.words[index]
+        return self.shared.words[index]
 
     def __setitem__(self, index: int, value: int) -> None:
         raise AssertionError("a plain store to a word that the granter writes too")
 
-    def exchange(self, index: int, expected: int, new: int) -> bool:
+    def compare_exchange(self, index: int, expected: int, new: int) -> bool:
         self.before()
-        done = atomics.compare_exchange(self.words, index, expected, new)
+        done = self.shared.compare_exchange(index, expected, new)
         if done:
             self.taken.append((expected, new, self.in_use()))
         return done
 
-    def clear(self, index: int, bits: int) -> int:
+    def clear_bits(self, index: int, bits: int) -> None:
         self.before()
-        return atomics.fetch_and(self.words, index, bits)
+        self.shared.clear_bits(index, bits)
 
     def set_entry(self, flags: int, domid: int) -> None:
-        self.words[WORD] = domid << 16 | flags
+        self.shared.words[WORD] = domid << 16 | flags
 
 
 EDITS: dict[str, Edit] = {
@@ -106,16 +109,16 @@ EDITS: dict[str, Edit] = {
     ),
     "hide use": lambda granter: granter.set_entry(GTF_permit_access, granter.user),
     "set everything": lambda granter: granter.set_entry(0xFFFF, 0xFFFF),
-    "another frame": lambda granter: granter.words.__setitem__(WORD + 1, 4),
-    "no frame": lambda granter: granter.words.__setitem__(WORD + 1, 0xFFFF_FFFF),
-    "a frame mapped from others": lambda granter: granter.words.__setitem__(WORD + 1, WINDOW),
+    "another frame": lambda granter: granter.shared.words.__setitem__(WORD + 1, 4),
+    "no frame": lambda granter: granter.shared.words.__setitem__(WORD + 1, 0xFFFF_FFFF),
+    "a frame mapped from others": lambda granter: granter.shared.words.__setitem__(WORD + 1, WINDOW),
 }
 
 
 class Scene:
     """dom0 uses a grant of a hostile guest, which has mapped a page of a bystander."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.machine, _host = new_machine(memory_bytes=1 << 20)
         self.dom0, guest, self.bystander = (GrantGuest(self.machine) for _ in range(3))
         self.guest = guest
@@ -128,9 +131,7 @@ class Scene:
         frames = guest.domain.grants.entries.frames
         self.granter = Granter(frames[0], self.dom0.domid, self.bystander.domid)
         self.granter.in_use = lambda: REF in dict(guest.domain.grants.pins())
-        frames[0] = cast(memoryview, self.granter)
-        monkeypatch.setattr(grant_entries, "compare_exchange", exchange)
-        monkeypatch.setattr(grant_entries, "fetch_and", clear)
+        frames[0] = cast(AtomicWords, self.granter)
 
     def play(self) -> None:
         """Use the grant in every way, and check after each step what must hold whatever the granter does."""
@@ -177,28 +178,16 @@ class Scene:
             if after & ~before & GTF_writing:
                 assert not before & GTF_readonly
             assert after == before | GTF_reading | (after & GTF_writing)
-        self.guest.domain.grants.entries.frames[0] = self.granter.words
+        self.guest.domain.grants.entries.frames[0] = self.granter.shared
         for guest in (self.dom0, self.guest, self.bystander):
             guest.destroy()
         self.machine.bury()
         assert self.machine.frames.used == 0
 
 
-def exchange(target: object, index: int, expected: int, new: int) -> bool:
-    if isinstance(target, Granter):
-        return target.exchange(index, expected, new)
-    return atomics.compare_exchange(cast(memoryview, target), index, expected, new)
-
-
-def clear(target: object, index: int, bits: int) -> int:
-    if isinstance(target, Granter):
-        return target.clear(index, bits)
-    return atomics.fetch_and(cast(memoryview, target), index, bits)
-
-
-def test_each_word_is_fetched_once_for_each_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_word_is_fetched_once_for_each_decision() -> None:
     """The single-fetch oracle: a first use looks at flags and frame once each, a further one at nothing."""
-    scene = Scene(monkeypatch)
+    scene = Scene()
     loads = scene.granter.loads
     assert scene.dom0.map(scene.guest.domid, REF, readonly=True).status == GNTST_okay
     assert loads == [WORD, WORD + 1]
@@ -214,11 +203,10 @@ def test_one_edit_before_any_step(edit: str) -> None:
     """Every step in turn, until the script is over before the edit's turn comes."""
     step = 0
     while True:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            scene = Scene(monkeypatch)
-            scene.granter.edits[step] = EDITS[edit]
-            scene.play()
-            scene.check_end()
+        scene = Scene()
+        scene.granter.edits[step] = EDITS[edit]
+        scene.play()
+        scene.check_end()
         if scene.granter.step <= step:
             break
         step += 1
@@ -228,20 +216,19 @@ def test_one_edit_before_any_step(edit: str) -> None:
 @given(st.dictionaries(st.integers(0, 45), st.sampled_from(sorted(EDITS)), max_size=12))
 @settings(max_examples=150, deadline=None)
 def test_many_edits(edits: dict[int, str]) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        scene = Scene(monkeypatch)
-        scene.granter.edits = {step: EDITS[name] for step, name in edits.items()}
-        scene.play()
-        scene.check_end()
+    scene = Scene()
+    scene.granter.edits = {step: EDITS[name] for step, name in edits.items()}
+    scene.play()
+    scene.check_end()
 
 
 def toggle(granter: Granter) -> None:
-    granter.words[WORD] ^= GTF_PAT
+    granter.shared.words[WORD] ^= GTF_PAT
 
 
-def test_a_granter_that_never_stops_wins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_granter_that_never_stops_wins_nothing() -> None:
     """XSA-226: the entry changes before every step; attempts are a bounded loop."""
-    scene = Scene(monkeypatch)
+    scene = Scene()
     scene.granter.every_step = toggle
     dom0, guest = scene.dom0, scene.guest.domid
     for operation in (
@@ -250,7 +237,7 @@ def test_a_granter_that_never_stops_wins_nothing(monkeypatch: pytest.MonkeyPatch
         lambda: dom0.copy_to(guest, REF, 5),
     ):
         assert scene.bounded(operation) == GNTST_general_error
-    assert scene.guest.domain.grants.entries.frames[0][WORD] & (GTF_reading | GTF_writing) == 0
+    assert scene.granter.shared.words[WORD] & (GTF_reading | GTF_writing) == 0
     scene.granter.every_step = None
     assert dom0.map(guest, REF).status == GNTST_okay
 

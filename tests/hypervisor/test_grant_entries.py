@@ -4,7 +4,6 @@ import struct
 
 import pytest
 
-from hypervisor import grant_entries
 from hypervisor.abi.grant_table import (
     GTF_PAT,
     GNTST_bad_gntref,
@@ -21,9 +20,11 @@ from hypervisor.abi.grant_table import (
 )
 from hypervisor.errors import BadGrantReference
 from hypervisor.grant_entries import CLAIM_ATTEMPTS, ENTRIES_PER_FRAME, GrantEntries
-from ringbuffers.atomics import compare_exchange
+from ringbuffers.atomics import AtomicWords
 
 USER = 7
+
+exchange = AtomicWords.compare_exchange
 
 
 def table(
@@ -103,14 +104,14 @@ def test_a_granter_who_keeps_changing_the_entry_is_given_up_on(
     words = view.cast("I")
     attempts = 0
 
-    def race(target: memoryview, index: int, expected: int, new: int) -> bool:
+    def race(target: AtomicWords, index: int, expected: int, new: int) -> bool:
         nonlocal attempts
         attempts += 1
         if attempts <= changes:
             words[10] ^= GTF_PAT
-        return compare_exchange(target, index, expected, new)
+        return exchange(target, index, expected, new)
 
-    monkeypatch.setattr(grant_entries, "compare_exchange", race)
+    monkeypatch.setattr(AtomicWords, "compare_exchange", race)
     if changes < CLAIM_ATTEMPTS:
         entries.claim(5, USER, readonly=True, pinned=False)
         assert attempts == changes + 1
@@ -127,11 +128,11 @@ def test_a_change_that_takes_the_permission_away_wins(monkeypatch: pytest.Monkey
     entries, view = table(GTF_permit_access)
     words = view.cast("I")
 
-    def revoke_first(target: memoryview, index: int, expected: int, new: int) -> bool:
+    def revoke_first(target: AtomicWords, index: int, expected: int, new: int) -> bool:
         words[10] = 0
-        return compare_exchange(target, index, expected, new)
+        return exchange(target, index, expected, new)
 
-    monkeypatch.setattr(grant_entries, "compare_exchange", revoke_first)
+    monkeypatch.setattr(AtomicWords, "compare_exchange", revoke_first)
     with pytest.raises(BadGrantReference):
         entries.claim(5, USER, readonly=True, pinned=False)
     assert words[10] == 0
