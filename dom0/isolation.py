@@ -7,6 +7,7 @@ right that it does not need, and only then looks at the program, which may be an
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Final
 import anyio
 import cloudpickle  # type: ignore[import-untyped]
 
+from hypervisor.vcpu.process.confinement import Confinement, confine
 from hypervisor.vcpu.process.execution import Image
 from hypervisor.vcpu.process.platform import attach
 from kernel.kernel import Kernel
@@ -34,25 +36,41 @@ PRELOADED: Final = (
 )
 """what the processes of guests find imported"""
 
+OPEN_FILES: Final = 1024
+DATA_BYTES: Final = 1 << 30
+"""what a program may use beside the memory of its domain"""
+
 Main = Callable[[Kernel], Awaitable[int | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a process is told. program: a pickled Main. origin_ns: CLOCK_MONOTONIC when system time was 0."""
+    """What a process is told. program: a pickled Main. origin_ns: CLOCK_MONOTONIC when system time was 0.
+    outspoken: whether it says which rights this system does not let it give up.
+    """
 
     loop: str
     origin_ns: int
+    confinement: Confinement
+    outspoken: bool
     program: bytes
 
 
-def isolated_image(main: Main, *, loop: str, origin_ns: int, files: Sequence[Path] = ()) -> Image:
+def isolated_image(
+    main: Main, *, loop: str, origin_ns: int, files: Sequence[Path] = (), outspoken: bool = False
+) -> Image:
     """What a process executes to be a guest that runs `main`, which is sent by value where it cannot be
     imported.
 
-    files: that it may read and write, beside reading what Python needs.
+    files: that it may read and write, and the folders of those that are not there yet. Of all others it may
+    read what Python needs. outspoken: let it say what this system cannot keep it from.
     """
-    order = _Order(loop, origin_ns, cloudpickle.dumps(main))
+    confinement = Confinement(
+        writable_paths=tuple(str(file if file.exists() else file.parent) for file in files),
+        open_files=OPEN_FILES,
+        data_bytes=DATA_BYTES,
+    )
+    order = _Order(loop, origin_ns, confinement, outspoken, cloudpickle.dumps(main))
     return Image(f"{__name__}:enter", pickle.dumps(order))
 
 
@@ -60,5 +78,9 @@ def enter(payload: bytes, fds: list[int]) -> None:
     """What the process does from its first moment to its last."""
     order: _Order = pickle.loads(payload)
     platform = attach(fds, order.origin_ns)
+    shortcomings = confine(order.confinement)
+    if order.outspoken:
+        for shortcoming in shortcomings:
+            print(f"not confined: {shortcoming}", file=sys.stderr)
     main: Main = pickle.loads(order.program)
     anyio.run(partial(run_program, platform, main), backend=order.loop)
