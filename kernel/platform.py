@@ -25,7 +25,6 @@ class Memory(Protocol):
         machine.
         """
 
-
     def share(self, domid: int, pfns: Sequence[int], *, readonly: bool) -> None:
         """Make these pages ready to be mapped by `domid`, before they are granted to it. Where a domain is a
         process, a page that another process may map lies apart from the rest. Raises OSError: refused.

@@ -15,15 +15,17 @@ from backends.registry import load_backend
 from dom0.embedding.beside import beside
 from dom0.embedding.guest import MachineStopped, RunningGuest
 from dom0.embedding.words import DomainWords
+from dom0.isolation import PRELOADED, isolated_image
 from dom0.launch.machine import build_machine
 from dom0.programs import Main, load_program, program_of
-from dom0.scenario.model import DiskSpec, MemorySize
+from dom0.scenario.model import DiskSpec, Isolation, MemorySize
 from dom0.services import Services, start_services
 from dom0.toolstack.endings import outcome_of
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.domain import Domain
 from hypervisor.vcpu.coroutine_host import CoroutineHost
 from kernel.kernel import Kernel
+from kernel.parking import in_trio
 from kernel.program import run_program
 from kernel.xenstore.client import XenStoreClient
 
@@ -75,7 +77,7 @@ class RunningMachine:
 
     def __init__(self, folder: Path, sizes: tuple[int, int], log: Callable[[str], None]) -> None:
         self.guests: dict[RunningGuest, None] = {}
-        self.host = CoroutineHost(self._hear)
+        self.host = CoroutineHost(self._hear, PRELOADED)
         self.core, self.dom0 = build_machine(self.host, *sizes)
         self._folder = folder.absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,7 @@ class RunningMachine:
         self._words: dict[int, DomainWords] = {}
         self._finished = anyio.Event()
         self._started = 0
+        self._has_processes = False
         self._why_stopped = ""
 
     @property
@@ -98,6 +101,7 @@ class RunningMachine:
         name: str = "",
         memory: Size = "16MiB",
         disks: Iterable[DiskSpec] = (),
+        isolation: Isolation | str = Isolation.COROUTINE,
     ) -> RunningGuest:
         """Builds a guest and lets it run.
 
@@ -108,6 +112,8 @@ class RunningMachine:
             name: of the domain; guest1, guest2, … if empty.
             memory: RAM.
             disks: what it is given; the first that runs its driver connects.
+            isolation: process lets it run in an OS process of its own. A program that is defined inside
+                something else is sent there by value, with copies of what it refers to.
 
         Raises:
             ProgramError, BackendError: there is no such program or backend.
@@ -124,7 +130,7 @@ class RunningMachine:
             arguments=args.model_dump(mode="json") if isinstance(args, BaseModel) else args,
             disks=tuple(self.disk_config(disk) for disk in disks),
         )
-        guest = RunningGuest(self, config, loaded.bind(args))
+        guest = RunningGuest(self, config, loaded.bind(args), Isolation(isolation))
         if self._finished.is_set() or self.services.kernel.tasks.cancel_scope.cancel_called:
             raise self.stopped()
         self.services.kernel.tasks.start_soon(self._keep, guest)
@@ -143,6 +149,18 @@ class RunningMachine:
         return DiskConfig(disk.vdev, disk.backend, config, disk.mode, disk.max_queues)
 
     # For guests and for running_machine
+
+    def execute(self, guest: RunningGuest, main: Main) -> None:
+        """Lets something be the vCPU of a guest that was built."""
+        domain = guest.domain
+        if guest.isolation is Isolation.COROUTINE:
+            self.host.start(domain, lambda platform: run_program(platform, main))
+            return
+        first, self._has_processes = not self._has_processes, True
+        image = isolated_image(
+            main, loop="trio" if in_trio() else "asyncio", origin_ns=self.host.origin_ns, outspoken=first
+        )
+        self.host.start_process(domain, image)
 
     def words_of(self, domid: int) -> DomainWords:
         """What a domain has said on the hypervisor's console."""

@@ -41,6 +41,13 @@ class Loop(StrEnum):
     TRIO = "trio"
 
 
+class Isolation(StrEnum):
+    """What executes a Python guest."""
+
+    COROUTINE = "coroutine"
+    PROCESS = "process"
+
+
 class ShutdownReason(StrEnum):
     """SHUTDOWN_* of sched.h, as a scenario spells them."""
 
@@ -141,6 +148,10 @@ class GuestSpec(Strict):
     )
     args: dict[str, Any] = Field(default={}, description="the program's arguments")
     memory: MemorySize = Field(default=ByteSize(16 * MIB), description="RAM, such as 16MiB")
+    isolation: Isolation = Field(
+        default=Isolation.COROUTINE,
+        description="coroutine: in the hypervisor's process; process: in an OS process of its own",
+    )
     disks: tuple[DiskSpec, ...] = ()
     start_after: Names = Field(default=(), description="guests that must have ended before this one starts")
     expect: GuestExpectations = GuestExpectations()
