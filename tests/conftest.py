@@ -1,6 +1,10 @@
-"""Every async test runs on both event loops."""
+"""Every async test runs on both event loops; those that have guests run with both kinds of them."""
+
+from collections.abc import Iterator
 
 import pytest
+
+from tests.fork_servers import quick_fork_servers
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -8,3 +12,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """The loop that a test marked `anyio` runs on: each such test runs once on asyncio and once on trio."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(scope="session")
+def _quick_fork_servers() -> Iterator[None]:
+    with quick_fork_servers():
+        yield
+
+
+@pytest.fixture(params=["coroutine", "process"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """How the guests of a test are executed: each test that asks for this runs once with each."""
+    mode: str = request.param
+    if mode == "process":
+        request.getfixturevalue("_quick_fork_servers")
+    return mode

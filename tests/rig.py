@@ -1,5 +1,5 @@
-"""A whole machine in one event loop, for tests: dom0 with its services, and guests whose kernels the test
-drives itself.
+"""A whole machine for tests: dom0 with its services in the test's event loop, and guests that the test drives step by
+step, there or in processes of their own.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -13,14 +13,17 @@ from pydantic import ByteSize
 
 from backends.block.file import FileStoreConfig
 from backends.block.memory import MemoryStoreConfig
+from dom0.isolation import PRELOADED, isolated_image
 from dom0.launch.machine import build_machine
 from dom0.services import Services, start_services
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.domain import Domain
 from hypervisor.machine import Machine
-from hypervisor.vcpu.coroutine_host import CoroutineHost
-from kernel.kernel import Kernel
+from hypervisor.vcpu.coroutine_host import CoroutineHost, Execution
+from kernel.kernel import LEAK_PREFIX, Kernel
+from kernel.parking import in_trio
 from kernel.program import run_program
+from tests.steps import DirectSteps, SentSteps, Step, Steps, T, serve_steps
 
 MIB = 1 << 20
 
@@ -37,20 +40,29 @@ def memory_disk(size: int, vdev: str = "xvda", *, mode: str = "w") -> DiskConfig
 
 @dataclass
 class Guest:
-    """A running guest. kernel: for the test to use in the place of its program. leaks: named when it has
-    shut down.
-    """
+    """A running guest. leaks: grants that it had not ended, named when it has shut down."""
 
     domain: Domain
-    kernel: Kernel
+    execution: Execution
+    steps: Steps
     finish: anyio.Event = field(default_factory=anyio.Event)
-
+    leaks: list[str] = field(default_factory=list)
     killed: bool = False
 
     @property
     def domid(self) -> int:
         """Its number."""
         return self.domain.domid
+
+    @property
+    def kernel(self) -> Kernel:
+        """Its kernel, if it lives in the test's own process: for tests of nothing else."""
+        assert isinstance(self.steps, DirectSteps)
+        return self.steps.kernel
+
+    async def run(self, step: Step[T], *args: Any) -> T:
+        """Let it execute a step (steps.py)."""
+        return await self.steps.run(step, *args)
 
     def kill(self) -> None:
         """Do not let it shut down: it is destroyed as it is when the context ends."""
@@ -59,12 +71,13 @@ class Guest:
 
 @dataclass
 class Rig:
-    """The machine and what runs in its dom0. log: what daemons and domains said."""
+    """The machine and what runs in its dom0. log: what daemons and domains said. isolation: of its guests."""
 
     machine: Machine
     host: CoroutineHost
     services: Services
     log: list[str]
+    isolation: str
 
     @asynccontextmanager
     async def guest(
@@ -74,35 +87,64 @@ class Rig:
         toolstack = self.services.toolstack
         domid = await toolstack.create(DomainConfig(name, memory_bytes, "test", disks=tuple(disks)))
         domain = self.machine.domain(domid)
+        said = len(self.log)
+        start = self._start_coroutine if self.isolation == "coroutine" else self._start_process
+        try:
+            guest = await start(domain)
+            yield guest
+            if not guest.killed:
+                guest.finish.set()
+                if isinstance(guest.steps, SentSteps):
+                    await guest.steps.finish()
+                with anyio.fail_after(20):
+                    await guest.execution.finished.wait()
+                guest.leaks = self._leaks(domid, said)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await toolstack.destroy(domid)
+
+    async def _start_coroutine(self, domain: Domain) -> Guest:
         send, receive = anyio.create_memory_object_stream[Guest](1)
 
         async def program(kernel: Kernel) -> int:
-            guest = Guest(domain, kernel)
+            guest = Guest(domain, execution, DirectSteps(kernel))
             await send.send(guest)
             await guest.finish.wait()
             return 0
 
         execution = self.host.start(domain, lambda platform: run_program(platform, program))
-        toolstack.start(domid)
+        self.services.toolstack.start(domain.domid)
         with send, receive:
-            guest = await receive.receive()
-            try:
-                yield guest
-                if not guest.killed:
-                    guest.finish.set()
-                    with anyio.fail_after(20):
-                        await execution.finished.wait()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await toolstack.destroy(domid)
+            return await receive.receive()
+
+    async def _start_process(self, domain: Domain) -> Guest:
+        store = self.services.kernel.store
+        calls = f"/local/domain/{domain.domid}/data/calls"
+        await store.mkdir(calls)
+        await store.set_perms(calls, [f"n{domain.domid}"])
+        loop = "trio" if in_trio() else "asyncio"
+        image = isolated_image(serve_steps, loop=loop, origin_ns=self.host.origin_ns)
+        execution = self.host.start_process(domain, image)
+        self.services.toolstack.start(domain.domid)
+        steps = SentSteps(store, domain.domid, execution.finished)
+        self.services.kernel.tasks.start_soon(steps.watch_end)
+        return Guest(domain, execution, steps)
+
+    def _leaks(self, domid: int, said: int) -> list[str]:
+        lines = "".join(
+            line.removeprefix(f"d{domid}: ") for line in self.log[said:] if line.startswith(f"d{domid}: ")
+        )
+        return [line for line in lines.splitlines() if line.startswith(LEAK_PREFIX)]
 
 
 @asynccontextmanager
-async def running_rig(folder: Path, *, memory_bytes: int = 512 * MIB) -> AsyncIterator[Rig]:
+async def running_rig(
+    folder: Path, *, memory_bytes: int = 512 * MIB, isolation: str = "coroutine"
+) -> AsyncIterator[Rig]:
     """A machine whose dom0 is up. When it ends, the core must not have faulted."""
     log: list[str] = []
     host = CoroutineHost(
-        lambda domain, data: log.append(f"d{domain.domid}: {data.decode('utf-8', 'replace')}")
+        lambda domain, data: log.append(f"d{domain.domid}: {data.decode('utf-8', 'replace')}"), PRELOADED
     )
     machine, dom0 = build_machine(host, memory_bytes, 64 * MIB)
     send, receive = anyio.create_memory_object_stream[Services](1)
@@ -118,7 +160,7 @@ async def running_rig(folder: Path, *, memory_bytes: int = 512 * MIB) -> AsyncIt
         execution = host.start(dom0, lambda platform: run_program(platform, serve))
         dom0.unpause()
         with send, receive:
-            rig = Rig(machine, host, await receive.receive(), log)
+            rig = Rig(machine, host, await receive.receive(), log, isolation)
             try:
                 yield rig
             finally:
