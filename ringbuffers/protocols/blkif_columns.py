@@ -9,6 +9,8 @@ A slot is 14 words of 64 bits, and all that such a request says is in the first 
 
 A response has its id in word 0, operation and status in word 1. So a column is every fourteenth word, and
 storing one column for a whole run takes one slice assignment.
+
+The page of word 3 is a segment, and the pages of an indirect request list such words back to back.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ringbuffers.protocols.blkif import BLKIF_OP_READ, BLKIF_OP_WRITE, REQUEST_SLOT_SIZE
+from ringbuffers.protocols.blkif import BLKIF_OP_READ, BLKIF_OP_WRITE, REQUEST_SLOT_SIZE, SEGMENT
 
 _WORDS: Final = REQUEST_SLOT_SIZE // 8
 _HALVES: Final = REQUEST_SLOT_SIZE // 4
@@ -69,6 +71,18 @@ def whole_page_requests(run: bytes) -> PageRequests | None:
 def is_whole_page(slot: bytes) -> bool:
     """Whether one request is of the kind that `whole_page_requests` looks for."""
     return slot[0] in (BLKIF_OP_READ, BLKIF_OP_WRITE) and slot[1] == 1 and slot[28] == 0 and slot[29] == 7
+
+
+def pack_page_list(pages: Iterable[int]) -> bytes:
+    """The segments that an indirect page lists, from words such as `page_word` makes."""
+    return array("Q", pages).tobytes()
+
+
+def whole_page_list(segments: bytes) -> array[int] | None:
+    """The grefs of segments that were copied from an indirect page, if each is a whole page; else None."""
+    if array("H", segments)[2::4].count(_WHOLE_PAGE) * SEGMENT.size != len(segments):
+        return None
+    return array("I", segments)[0::2]
 
 
 def pack_successes(run: bytes) -> bytearray:

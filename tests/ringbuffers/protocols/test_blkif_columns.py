@@ -1,5 +1,7 @@
 """Columns say what the codec of single slots says."""
 
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,11 +10,13 @@ from ringbuffers.protocols.blkif_columns import (
     READ_HEAD,
     WRITE_HEAD,
     is_whole_page,
+    pack_page_list,
     pack_page_requests,
     pack_successes,
     page_word,
     set_status,
     unpack_responses,
+    whole_page_list,
     whole_page_requests,
 )
 from ringbuffers.protocols.blkif_runs import pack_rw1_run, unpack_response_run
@@ -55,6 +59,27 @@ def test_only_whole_pages_pass_for_whole_pages(run: list[bytes]) -> None:
         assert is_whole_page(slot) is whole
         assert (whole_page_requests(slot) is not None) is whole
     assert (whole_page_requests(b"".join(run)) is not None) is all(map(is_whole_page, run))
+
+
+@given(st.lists(st.tuples(u32, st.integers(1, 8)), max_size=512))
+def test_a_list_of_pages(pages: list[tuple[int, int]]) -> None:
+    listed = pack_page_list([page_word(gref, sectors) for gref, sectors in pages])
+    assert listed == blkif.pack_segments([(gref, 0, sectors - 1) for gref, sectors in pages])
+    found = whole_page_list(listed)
+    assert found == (
+        None if any(sectors < 8 for _, sectors in pages) else array("I", [gref for gref, _ in pages])
+    )
+
+
+@given(st.binary(max_size=64).map(lambda junk: junk[: len(junk) // 8 * 8]), st.integers(0, 4))
+def test_only_a_list_of_whole_pages_passes_for_one(junk: bytes, whole: int) -> None:
+    listed = junk + pack_page_list([page_word(7)] * whole)
+    segments = blkif.unpack_segments(listed, len(listed) // 8)
+    found = whole_page_list(listed)
+    if all(segment[1:] == (0, 7) for segment in segments):
+        assert found == array("I", [segment.gref for segment in segments])
+    else:
+        assert found is None
 
 
 @given(st.lists(slots, min_size=1, max_size=8), st.data())
