@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from guests import READY_MADE
+from guests import DRIVER_DOMAIN, READY_MADE
 from kernel.kernel import Kernel
 
 Main = Callable[..., Awaitable[int | None]]
@@ -75,6 +75,11 @@ def load_program(name: str) -> Program:
     if main is None:
         raise ProgramError(name, f"a function of {module_name}, which has no {attribute!r}")
     return program_of(main, name)
+
+
+def is_driver_domain(program: Program) -> bool:
+    """Whether `program` serves the disks of other domains."""
+    return program.main is load_program(DRIVER_DOMAIN).main
 
 
 def program_of(main: Main, name: str | None = None) -> Program:

@@ -1,6 +1,7 @@
 """The block backend of a service domain: all virtual block devices that it serves, for all domains."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from backends.block.device import BlockDevice, OpenStore
@@ -16,6 +17,10 @@ from kernel.xenbus.bus import BackendBus
 
 VBD: Final = "vbd"
 _DISKS_REMEMBERED: Final = 4096
+
+
+MakeDevice = Callable[[Kernel, BackendDevice, OpenStore, PageBudget], BlockDevice]
+"""Makes the driver of one device; BlockDevice, or what behaves as it does."""
 
 
 class ServedDisk(NamedTuple):
@@ -39,11 +44,14 @@ def store_of(setup: SetupKeys) -> BlockStore:
 
 class BlockBackend:
     """Finds the devices in XenStore and runs a driver for each. open_store: makes the store that a device
-    names.
+    names. make_device: makes a device's driver.
     """
 
-    def __init__(self, kernel: Kernel, open_store: OpenStore = store_of) -> None:
+    def __init__(
+        self, kernel: Kernel, open_store: OpenStore = store_of, make_device: MakeDevice = BlockDevice
+    ) -> None:
         self._kernel = kernel
+        self._make_device = make_device
         self._open_store = open_store
         self._budgets: defaultdict[int, PageBudget] = defaultdict(PageBudget)
         self._disks: dict[tuple[int, int], ServedDisk] = {}
@@ -72,7 +80,8 @@ class BlockBackend:
         return driver is not None and await driver.resize()
 
     def _make_driver(self, device: BackendDevice) -> BlockDevice:
-        driver = BlockDevice(self._kernel, device, self._open_store, self._budgets[device.frontend_domid])
+        budget = self._budgets[device.frontend_domid]
+        driver = self._make_device(self._kernel, device, self._open_store, budget)
         key = device.frontend_domid, device.devid
         vdev = device.keys.get("dev", str(device.devid))
         self._disks.pop(key, None)

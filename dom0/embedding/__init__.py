@@ -9,7 +9,13 @@
 On asyncio and on trio, in a test or in a fixture of pytest-asyncio. `domzero launch` runs scenarios on it.
 """
 
-from dom0.embedding.guest import GuestEnd, MachineStopped, NeverPrinted, RunningGuest
+from dom0.embedding.guest import (
+    GuestEnd,
+    MachineStopped,
+    NeverPrinted,
+    NoSuchDriverDomain,
+    RunningGuest,
+)
 from dom0.embedding.machine import RunningMachine, running_machine
 from dom0.scenario.model import DiskSpec
 
@@ -18,6 +24,7 @@ __all__ = [
     "GuestEnd",
     "MachineStopped",
     "NeverPrinted",
+    "NoSuchDriverDomain",
     "RunningGuest",
     "RunningMachine",
     "running_machine",

@@ -3,7 +3,8 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -11,9 +12,11 @@ from pydantic import ByteSize
 
 from backends.console.errors import NoConsole
 from backends.console.terminal import Terminal
+from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.domain import Domain
+from kernel.errors import KernelError
 from kernel.kernel import Kernel
 
 if TYPE_CHECKING:
@@ -48,13 +51,23 @@ class NeverPrinted(Exception):
         self.printed = printed
 
 
+class NoSuchDriverDomain(KernelError):
+    """A disk was to be served by the domain `name`; none of that name runs. known: those that do."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"no domain {name} runs that could serve a disk, only {', '.join(known) or 'dom0'}")
+        self.name = name
+        self.known = known
+
+
 @dataclass(frozen=True, slots=True)
 class GuestEnd:
     """How a guest ended.
 
     outcome: a shutdown reason by name (poweroff, reboot, suspend, crash, …), or destroyed. exit_code: what
     its program returned. crash: what its kernel said of a crash, the traceback above all. leaks: grants that
-    it had not ended. drivers: the reports of its drivers, by device, as they wrote them.
+    it had not ended. drivers: the reports of its drivers, by device, as they wrote them. disks: those that
+    it had from driver domains. served: those that it has served as one.
     """
 
     outcome: str
@@ -62,6 +75,8 @@ class GuestEnd:
     crash: str = ""
     leaks: tuple[str, ...] = ()
     drivers: Mapping[str, str] = field(default_factory=dict)
+    disks: tuple[DeviceRecord, ...] = ()
+    served: tuple[DeviceRecord, ...] = ()
 
 
 class RunningGuest:
@@ -88,6 +103,7 @@ class RunningGuest:
         self._scope = anyio.CancelScope()
         self._begun = anyio.Event()
         self._over = anyio.Event()
+        self._ending = False
         self._end: GuestEnd | None = None
         self._failure: Exception | None = None
 
@@ -97,6 +113,16 @@ class RunningGuest:
     def end(self) -> GuestEnd | None:
         """How it has ended, if it has."""
         return self._end
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was built and has not ended."""
+        return self._begun.is_set() and not self._ending and not self._over.is_set()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that it opens for the disks that it serves."""
+        return self._config.files
 
     @property
     def console(self) -> str:
@@ -206,13 +232,24 @@ class RunningGuest:
             toolstack.start(self.domid)
             self._begun.set()
             outcome = await toolstack.wait_end(self.domid)
+            self._ending = True
             end = await self._look_back(outcome)
         finally:
+            self._ending = True
             with anyio.move_on_after(DESTROY_PATIENCE_S, shield=True):
                 await toolstack.destroy(self.domid)
             self._machine.forget(self.domid)
-        self._end = end
+        self._end = self._with_devices(end)
         self._machine.log(f"{self.name} has ended: {end.outcome}, exit code {end.exit_code}")
+
+    def _with_devices(self, end: GuestEnd) -> GuestEnd:
+        """`end`, with what was said of devices when they were taken away."""
+        devices = self._machine.services.toolstack.devices
+        served = devices.served_by(self.domid)
+        for record in served:
+            if record.lost:
+                self._machine.device_lost(record, self.name)
+        return replace(end, disks=tuple(devices.of_driver_domains(self.domid)), served=tuple(served))
 
     async def _look_back(self, outcome: str) -> GuestEnd:
         """What the domain has left in XenStore and on the hypervisor's console."""

@@ -13,13 +13,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from backends.registry import load_backend
 from dom0.embedding.beside import beside
-from dom0.embedding.guest import MachineStopped, RunningGuest
+from dom0.embedding.guest import MachineStopped, NoSuchDriverDomain, RunningGuest
 from dom0.embedding.words import DomainWords
 from dom0.isolation import PRELOADED, isolated_image
 from dom0.launch.machine import build_machine
 from dom0.programs import Main, load_program, program_of
 from dom0.scenario.model import DiskSpec, Isolation, MemorySize
 from dom0.services import Services, start_services
+from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.endings import outcome_of
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.domain import Domain
@@ -101,6 +102,7 @@ class RunningMachine:
         name: str = "",
         memory: Size = "16MiB",
         disks: Iterable[DiskSpec] = (),
+        files: Iterable[str | PathLike[str]] = (),
         isolation: Isolation | str = Isolation.COROUTINE,
     ) -> RunningGuest:
         """Builds a guest and lets it run.
@@ -112,11 +114,13 @@ class RunningMachine:
             name: of the domain; guest1, guest2, … if empty.
             memory: RAM.
             disks: what it is given; the first that runs its driver connects.
+            files: those that it opens for the disks that it will serve, if it is a driver domain; relative paths
+                start at the machine's folder.
             isolation: process lets it run in an OS process of its own. A program that is defined inside
                 something else is sent there by value, with copies of what it refers to.
 
         Raises:
-            ProgramError, BackendError: there is no such program or backend.
+            ProgramError, BackendError, NoSuchDriverDomain: there is no such program, backend or driver domain.
             pydantic.ValidationError: arguments, memory or a disk's settings are wrong.
             BuildError, StoreError: the machine refused; nothing is left of the guest.
             MachineStopped: dom0 runs no more.
@@ -129,6 +133,7 @@ class RunningMachine:
             program=loaded.name,
             arguments=args.model_dump(mode="json") if isinstance(args, BaseModel) else args,
             disks=tuple(self.disk_config(disk) for disk in disks),
+            files=tuple(self._folder / file for file in files),
         )
         guest = RunningGuest(self, config, loaded.bind(args), Isolation(isolation))
         if self._finished.is_set() or self.services.kernel.tasks.cancel_scope.cancel_called:
@@ -142,11 +147,24 @@ class RunningMachine:
 
         Raises:
             BackendError: there is no such backend.
+            NoSuchDriverDomain: the domain that is to serve it does not run.
             pydantic.ValidationError: its settings are wrong.
         """
+        config = self.settings_of(disk)
+        backend_domid = self._running(disk.backend_domain).domid if disk.backend_domain else 0
+        return DiskConfig(disk.vdev, disk.backend, config, disk.mode, disk.max_queues, backend_domid)
+
+    def settings_of(self, disk: DiskSpec) -> BaseModel:
+        """The checked settings of a disk's backend. Raises BackendError, pydantic.ValidationError."""
         model = load_backend(disk.backend).Config
-        config = model.model_validate(disk.config, context={"folder": self._folder})
-        return DiskConfig(disk.vdev, disk.backend, config, disk.mode, disk.max_queues)
+        return model.model_validate(disk.config, context={"folder": self._folder})
+
+    def _running(self, name: str) -> RunningGuest:
+        """The guest called `name` that was started last."""
+        running = {guest.name: guest for guest in self.guests if guest.runs}
+        if name not in running:
+            raise NoSuchDriverDomain(name, list(running))
+        return running[name]
 
     # For guests and for running_machine
 
@@ -167,6 +185,12 @@ class RunningMachine:
         words = self._words.get(domid) or self._listen(domid)
         words.end()
         return words
+
+    def device_lost(self, record: DeviceRecord, served_by: str) -> None:
+        """A device has lost the domain that served it."""
+        owners = [guest.name for guest in self.guests if getattr(guest, "domid", None) == record.domid]
+        owner = owners[-1] if owners else f"domain {record.domid}"
+        self.log(f"{owner} loses {record.name}: {served_by}, which served it, is gone")
 
     def forget(self, domid: int) -> None:
         """The domain is gone: its number may be another one's soon."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
+from backends.files import files_of
 from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachine, running_machine
 from dom0.launch.collect import collect_domain, live_row, row_of
 from dom0.launch.echo import echo_console
@@ -82,13 +83,14 @@ class ScenarioRun:
         async with anyio.create_task_group() as echoes:
             async with anyio.create_task_group() as tasks:
                 while waiting:
-                    ready = [spec for spec in waiting if self._over.issuperset(spec.start_after)]
+                    ready = [spec for spec in waiting if self._may_start(spec)]
                     for spec in ready:
                         waiting.remove(spec)
                         guest = await self._start_guest(machine, spec)
                         if guest is not None:
                             echoes.start_soon(echo_console, guest, self._say)
                             tasks.start_soon(self._see_out, machine, spec, guest)
+                            tasks.start_soon(self._dismiss, spec, guest)
                     if not ready:
                         await self._some_ended.wait()
             echoes.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_S
@@ -105,6 +107,7 @@ class ScenarioRun:
                     name=spec.name,
                     memory=int(spec.memory),
                     disks=spec.disks,
+                    files=self._files_served_by(machine, spec),
                     isolation=spec.isolation,
                 )
             except (KernelError, MachineStopped) as error:
@@ -113,7 +116,31 @@ class ScenarioRun:
                 self._started[spec.name] = guest
                 return guest
         self._over.add(spec.name)
+        self._some_ended.announce()
         return None
+
+    def _may_start(self, spec: GuestSpec) -> bool:
+        """Whether those before it have ended, and those that serve its disks have been started."""
+        begun = self._over.union(self._started)
+        return self._over.issuperset(spec.start_after) and begun.issuperset(spec.driver_domains)
+
+    def _files_served_by(self, machine: RunningMachine, spec: GuestSpec) -> list[Path]:
+        """The files that a guest opens as the driver domain of others."""
+        return [
+            file
+            for other in self._scenario.guests
+            for disk in other.disks
+            if disk.backend_domain == spec.name
+            for file in files_of(machine.settings_of(disk))
+        ]
+
+    async def _dismiss(self, spec: GuestSpec, guest: RunningGuest) -> None:
+        """Asks a driver domain to shut down when all that it serves have ended."""
+        clients = {other.name for other in self._scenario.guests if spec.name in other.driver_domains}
+        while not self._over.issuperset(clients):
+            await self._some_ended.wait()
+        if clients:
+            await self._end(guest, guest.shut_down)
 
     async def _see_out(self, machine: RunningMachine, spec: GuestSpec, guest: RunningGuest) -> None:
         """One guest from its start to its report."""
@@ -121,7 +148,8 @@ class ScenarioRun:
             if self._stopping:  # it was being built when somebody asked for the end
                 await guest.destroy()
             end = await guest.wait()
-            report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end)
+            names = self._names()
+            report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end, names=names)
             self._reports[spec.name] = report
             self._results[spec.name] = list(check_guest(spec, report, guest.console))
         except (KernelError, MachineStopped) as error:
@@ -129,6 +157,10 @@ class ScenarioRun:
         finally:
             self._over.add(spec.name)
             self._some_ended.announce()
+
+    def _names(self) -> dict[int, str]:
+        """Of all guests that were started, by their numbers."""
+        return {guest.domid: name for name, guest in self._started.items()}
 
     def _fail(self, spec: GuestSpec, error: Exception) -> None:
         self._problems.append(f"{spec.name}: {error}")

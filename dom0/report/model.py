@@ -80,6 +80,8 @@ class DeviceReport(Section):
     name: str
     kind: str
     backend: str = ""
+    backend_domain: str = Field(default="", description="the driver domain that served it; empty: dom0")
+    lost: int = Field(default=0, description="1 if the domain that served it ended before it")
     requests: dict[str, int] = {}
     errors: int = 0
     last_error: str = Field(default="", description="the last of them in full")
@@ -112,6 +114,9 @@ class DomainReport(Section):
     events_sent: int = 0
     grants: GrantReport = GrantReport()
     devices: list[DeviceReport] = []
+    served: list[DeviceReport] = Field(
+        default=[], description="what a driver domain has served: guest and device, as it counted them"
+    )
     console_log: str = Field(default="", description="the file that holds what its console has printed")
 
     @computed_field  # type: ignore[prop-decorator]

@@ -32,8 +32,11 @@ def print_report(report: RunReport, console: Console) -> None:
 def _parts(report: RunReport) -> list[RenderableType]:
     devices = [(domain, device) for domain in report.domains for device in domain.devices]
     parts: list[RenderableType] = [Text(), _domains(report.domains), Text(), _hypercalls(report.domains)]
+    served = [(domain, device) for domain in report.domains for device in domain.served]
     if devices:
         parts += [Text(), _devices(devices), Text(), _rings(devices)]
+    if served:
+        parts += [Text(), _served(served)]
     parts += [Text(f"\n{printable(line)}", style=_RED) for line in _troubles(report)]
     if report.expectations:
         parts += [Text(), _expectations(report.expectations)]
@@ -113,7 +116,7 @@ def _devices(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
         _add(
             table,
             f"{domain.name} {device.name}",
-            device.backend,
+            f"{device.backend} in {device.backend_domain}" if device.backend_domain else device.backend,
             device.requests_total,
             human_bytes(device.bytes_read),
             human_bytes(device.bytes_written),
@@ -121,6 +124,16 @@ def _devices(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
             f"{device.latency.p99_us:,.0f}",
             _alarming(device.errors),
         )
+    return table
+
+
+def _served(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
+    columns = ("driver domain", "device", "backend", "requests", "read", "written", "errors")
+    table = _table("Served by driver domains, as they say", *columns, text=3, folded="backend")
+    for domain, device in devices:
+        moved = human_bytes(device.bytes_read), human_bytes(device.bytes_written)
+        requests, errors = device.requests_total, _alarming(device.errors)
+        _add(table, domain.name, device.name, device.backend, requests, *moved, errors)
     return table
 
 
@@ -146,6 +159,8 @@ def _troubles(report: RunReport) -> Iterable[str]:
             yield f"{domain.name} crashed: {domain.crash}"
         yield from (f"{domain.name} leaked {leak}" for leak in domain.grants.leaks)
         for device in domain.devices:
+            if device.lost:
+                yield f"{domain.name} {device.name} was lost: {device.backend_domain}, which served it, ended before"
             if device.errors:
                 yield f"{domain.name} {device.name}, the last error: {device.last_error}"
     yield from (f"problem: {problem}" for problem in report.problems)

@@ -6,15 +6,22 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from backends.block.keys import MAX_QUEUES
 from backends.block.stats import KINDS
-from dom0.report.model import DeviceReport, DomainReport
+from dom0.report.model import DeviceReport, DomainReport, QueueReport
 from hypervisor.hypercalls import TABLE
+from ringbuffers.protocols.blkif_keys import queue_directory
 
 _NAMES: Final = {
     "hypercalls": frozenset(entry.name for entry in TABLE.values()),
     "requests": frozenset([*KINDS.values(), "unknown"]),
 }
 """What may be counted by kind: what did not happen is not in a report, and counts as 0."""
+
+
+def served_name(guest: str, vdev: str) -> str:
+    """What a guest's disk is called in the report of the driver domain that serves it."""
+    return f"{guest}-{vdev}"
 
 
 def counter_at(report: DomainReport, path: str) -> int | float | None:
@@ -32,11 +39,14 @@ def counter_at(report: DomainReport, path: str) -> int | float | None:
     return here if isinstance(here, int | float) and not isinstance(here, bool) else None
 
 
-def wrong_counter(path: str, vdevs: Sequence[str]) -> str | None:
-    """What was expected instead of `path` in a domain with the disks `vdevs`; None if it is a counter."""
-    sample = DomainReport(
-        name="", domid=0, program="", devices=[DeviceReport(name=vdev, kind="vbd") for vdev in vdevs]
-    )
+def wrong_counter(path: str, vdevs: Sequence[str], served: Sequence[str] = ()) -> str | None:
+    """What was expected instead of `path` in a domain with the disks `vdevs`; None if it is a counter. served:
+    the disks of others that it serves, as `served_name` calls them.
+    """
+    queues = [QueueReport(name=queue_directory(index)) for index in range(MAX_QUEUES)]
+    devices = [DeviceReport(name=vdev, kind="vbd", queues=queues) for vdev in vdevs]
+    others = [DeviceReport(name=name, kind="vbd", queues=queues) for name in served]
+    sample = DomainReport(name="", domid=0, program="", devices=devices, served=others)
     here: Any = sample
     steps = path.split(".")
     for place, step in enumerate(steps):
@@ -46,7 +56,7 @@ def wrong_counter(path: str, vdevs: Sequence[str]) -> str | None:
         if isinstance(here, dict):
             here = 0
         elif isinstance(here, list):
-            here = here[vdevs.index(step)]
+            here = next(item for item in here if item.name == step)
         else:
             here = getattr(here, step)
     if isinstance(here, int | float):

@@ -4,6 +4,7 @@ Every complaint names file, line and key, what was found and what was expected.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from backends.registry import BackendError, load_backend
-from dom0.programs import ProgramError, load_program
-from dom0.scenario.counters import wrong_counter
+from dom0.programs import ProgramError, is_driver_domain, load_program
+from dom0.scenario.counters import served_name, wrong_counter
 from dom0.scenario.model import MISPLACED, DiskSpec, GuestSpec, Scenario
 from dom0.scenario.source import KeyPath, Problem, ScenarioError, Source, dotted, read_source
 from dom0.scenario.wording import expectation
 from dom0.toolstack.builder import MAX_PAGES
+from guests import DRIVER_DOMAIN
 from kernel.platform import PAGE_SIZE
 
 
@@ -32,7 +34,7 @@ def load_scenario(file: Path) -> Scenario:
         scenario = Scenario.model_validate(source.data)
     except ValidationError as error:
         raise _refused(_problems(source, (), error, Scenario)) from error
-    problems = [p for i, guest in enumerate(scenario.guests) for p in _check_guest(source, i, guest)]
+    problems = [p for i in range(len(scenario.guests)) for p in _check_guest(source, i, scenario.guests)]
     if problems:
         raise _refused(problems)
     return scenario
@@ -42,8 +44,15 @@ def _refused(problems: Iterable[Problem]) -> ScenarioError:
     return ScenarioError(sorted(problems, key=lambda problem: problem.line))
 
 
-def _check_guest(source: Source, index: int, guest: GuestSpec) -> Iterator[Problem]:
+def _check_guest(source: Source, index: int, guests: Sequence[GuestSpec]) -> Iterator[Problem]:
     here: KeyPath = ("guests", index)
+    guest = guests[index]
+    served = [
+        served_name(other.name, disk.vdev)
+        for other in guests
+        for disk in other.disks
+        if disk.backend_domain == guest.name
+    ]
     if guest.memory > MAX_PAGES * PAGE_SIZE:
         expected = f"at most {MAX_PAGES * PAGE_SIZE} bytes, which end where the rings' pages lie"
         yield _problem(source, (*here, "memory"), expected)
@@ -53,11 +62,17 @@ def _check_guest(source: Source, index: int, guest: GuestSpec) -> Iterator[Probl
         yield _problem(source, (*here, "program"), error.expected)
     else:
         yield from _check_settings(source, (*here, "args"), program.arguments, guest.args)
+        if is_driver_domain(program) and not served:
+            expected = (
+                f"some guest to have a disk with backend_domain: {guest.name}, which would never end else"
+            )
+            yield _problem(source, (*here, "program"), expected)
     for number, disk in enumerate(guest.disks):
         yield from _check_disk(source, (*here, "disks", number), disk)
+        yield from _check_backend_domain(source, (*here, "disks", number, "backend_domain"), disk, guests)
     vdevs = [disk.vdev for disk in guest.disks]
     for path in guest.expect.counters:
-        if (expected_counter := wrong_counter(path, vdevs)) is not None:
+        if (expected_counter := wrong_counter(path, vdevs, served)) is not None:
             at = (*here, "expect", "counters", path)
             yield Problem(source.file, source.line(at), dotted(at), f"the counter {path!r}", expected_counter)
 
@@ -69,6 +84,17 @@ def _check_disk(source: Source, here: KeyPath, disk: DiskSpec) -> Iterator[Probl
         yield _problem(source, (*here, "backend"), error.expected)
     else:
         yield from _check_settings(source, (*here, "config"), store.Config, disk.config)
+
+
+def _check_backend_domain(
+    source: Source, here: KeyPath, disk: DiskSpec, guests: Sequence[GuestSpec]
+) -> Iterator[Problem]:
+    for guest in guests:
+        if guest.name == disk.backend_domain:
+            with suppress(ProgramError):  # which is a problem of that guest
+                if not is_driver_domain(load_program(guest.program)):
+                    expected = f"a guest whose program is {DRIVER_DOMAIN}; {guest.name}'s is {guest.program}"
+                    yield _problem(source, here, expected)
 
 
 def _check_settings(

@@ -4,9 +4,10 @@ A scenario names a machine, the guests that run on it, their disks, and what mus
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,10 +16,17 @@ from pydantic_core import PydanticCustomError
 
 from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES
 from dom0.vdev import VirtualDeviceName, parse_vdev, vdev_number
+from guests import READY_MADE
 
 MIB = 1 << 20
 PAGE_BYTES = 4096
 MIN_MEMORY_BYTES = 4 * MIB
+
+Milestone = tuple[str, str]
+"""A guest's name, and whether this is its start or its end."""
+
+_START = "start"
+_END = "end"
 
 MISPLACED = "misplaced"
 """Type of errors whose context says where, below the model that found them, the wrong value stands (`at`)."""
@@ -123,6 +131,9 @@ class DiskSpec(Strict):
     max_queues: int = Field(
         default=DEFAULT_QUEUES, ge=1, le=MAX_QUEUES, description="how many queues the guest may ask for"
     )
+    backend_domain: DomainName | Literal[""] = Field(
+        default="", description="the driver domain that serves the disk, a guest by name; empty: dom0"
+    )
     config: dict[str, Any] = Field(default={}, description="the backend's own settings")
 
 
@@ -143,9 +154,7 @@ class GuestSpec(Strict):
     """One guest: a Python kernel that runs `program`."""
 
     name: DomainName
-    program: str = Field(
-        description="a ready-made guest (hello, block-exerciser, block-copy, idle) or module:function"
-    )
+    program: str = Field(description=f"a ready-made guest ({', '.join(READY_MADE)}) or module:function")
     args: dict[str, Any] = Field(default={}, description="the program's arguments")
     memory: MemorySize = Field(default=ByteSize(16 * MIB), description="RAM, such as 16MiB")
     isolation: Isolation = Field(
@@ -155,6 +164,11 @@ class GuestSpec(Strict):
     disks: tuple[DiskSpec, ...] = ()
     start_after: Names = Field(default=(), description="guests that must have ended before this one starts")
     expect: GuestExpectations = GuestExpectations()
+
+    @property
+    def driver_domains(self) -> tuple[str, ...]:
+        """Those that serve its disks, by name."""
+        return tuple(dict.fromkeys(disk.backend_domain for disk in self.disks if disk.backend_domain))
 
     @model_validator(mode="after")
     def _disks_differ(self) -> Self:
@@ -236,12 +250,17 @@ class Scenario(Strict):
                     raise _misplaced(
                         ("guests", index, "start_after", position), _known_guest(name, list(places))
                     )
-        circle = _circle({guest.name: guest.start_after for guest in self.guests})
+            for position, disk in enumerate(guest.disks):
+                if disk.backend_domain and disk.backend_domain not in places:
+                    raise _misplaced(
+                        ("guests", index, "disks", position, "backend_domain"),
+                        _known_guest(disk.backend_domain, list(places)),
+                    )
+        circle = _circle(_milestones(self.guests))
         if circle:
-            described = " after ".join([*circle, circle[0]])
-            raise _misplaced(
-                ("guests", places[circle[0]], "start_after"), f"an order, not a circle ({described})"
-            )
+            names = [name for name, _ in groupby(name for name, _ in [*circle, circle[0]])]
+            described = " after ".join(names if len(names) > 1 else names * 2)
+            raise _misplaced(_reason_to_wait(self.guests, circle), f"an order, not a circle ({described})")
         return self
 
 
@@ -257,16 +276,46 @@ def _known_guest(name: str, known: list[str]) -> str:
     return f"{close[0]!r}, perhaps" if close else f"a guest of this scenario: {', '.join(known)}"
 
 
-def _circle(waits_for: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Guests of which each waits for the next, and the last for the first; empty if there are none such."""
-    ended: set[str] = set()
-    while ready := [name for name, after in waits_for.items() if name not in ended and ended >= set(after)]:
-        ended.update(ready)
-    stuck = [name for name in waits_for if name not in ended]
-    path: list[str] = []
+def _milestones(guests: Sequence[GuestSpec]) -> dict[Milestone, list[Milestone]]:
+    """What each guest's start and its end wait for. A driver domain starts before those that it serves and is
+    asked to end after them.
+    """
+    waits_for: dict[Milestone, list[Milestone]] = {}
+    for guest in guests:
+        waits_for[guest.name, _START] = [
+            *((name, _END) for name in guest.start_after),
+            *((name, _START) for name in guest.driver_domains),
+        ]
+        waits_for[guest.name, _END] = [(guest.name, _START)]
+    for guest in guests:
+        for name in guest.driver_domains:
+            waits_for[name, _END].append((guest.name, _END))
+    return waits_for
+
+
+def _circle(waits_for: Mapping[Milestone, Sequence[Milestone]]) -> list[Milestone]:
+    """Milestones of which each waits for the next, and the last for the first; empty if there are none such."""
+    over: set[Milestone] = set()
+    while ready := [here for here, after in waits_for.items() if here not in over and over >= set(after)]:
+        over.update(ready)
+    stuck = [here for here in waits_for if here not in over]
+    path: list[Milestone] = []
     while stuck:
         if stuck[0] in path:
             return path[path.index(stuck[0]) :]
         path.append(stuck[0])
-        stuck = [name for name in waits_for[stuck[0]] if name not in ended]
+        stuck = [here for here in waits_for[stuck[0]] if here not in over]
     return []
+
+
+def _reason_to_wait(guests: Sequence[GuestSpec], circle: Sequence[Milestone]) -> tuple[str | int, ...]:
+    """Where the file says the first thing that makes a guest's start wait for the next in `circle`."""
+    by_name = {guest.name: (index, guest) for index, guest in enumerate(guests)}
+    following = zip(circle, [*circle[1:], circle[0]])
+    starts = [(*by_name[name], after) for (name, what), after in following if what == _START]
+    for index, guest, (after, what) in starts:
+        if what == _END and after in guest.start_after:
+            return "guests", index, "start_after"
+    index, guest, (after, _) = starts[0]
+    position = next(i for i, disk in enumerate(guest.disks) if disk.backend_domain == after)
+    return "guests", index, "disks", position, "backend_domain"

@@ -63,6 +63,11 @@ class Endings:
             life.outcome = DESTROYED
         self._changed.announce()
 
+    def ended(self, domid: int) -> bool:
+        """Whether it is known that `domid` has ended."""
+        life = self._lives.get(domid)
+        return life is None or life.outcome is not None
+
     async def wait(self, domid: int) -> str:
         """Returns how `domid` ended, when it has: a name of OUTCOMES, or DESTROYED."""
         life = self._lives.get(domid)

@@ -31,6 +31,18 @@ class DeviceExists(KernelError):
         self.devid = devid
 
 
+class NoSuchBackendDomain(KernelError):
+    """A device of domain `domid` was to be served by domain `backend_domid`, which does not run."""
+
+    def __init__(self, domid: int, name: str, backend_domid: int) -> None:
+        super().__init__(
+            f"domain {domid} cannot be given {name}: its backend domain, {backend_domid}, does not run"
+        )
+        self.domid = domid
+        self.name = name
+        self.backend_domid = backend_domid
+
+
 class BuildError(KernelError):
     """A domain could not be built; what was made of it is destroyed again."""
 

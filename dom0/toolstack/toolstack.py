@@ -9,6 +9,7 @@ import uuid as uuids
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -17,9 +18,9 @@ from pydantic import BaseModel
 from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES_NODE
 from backends.params import params_of
 from dom0.toolstack.builder import CONSOLE_GFN, STORE_GFN, BuiltDomain, build_domain
-from dom0.toolstack.devices import Devices
+from dom0.toolstack.devices import DeviceRecord, Devices
 from dom0.toolstack.endings import Endings
-from dom0.toolstack.errors import NoSuchDisk, NoSuchGuest
+from dom0.toolstack.errors import NoSuchBackendDomain, NoSuchDisk, NoSuchGuest
 from dom0.toolstack.layout import Node, StoreDescription, console, description, disk, domain_path, skeleton
 from dom0.toolstack.store_nodes import OneAtATime, remove_tree, write_nodes
 from dom0.vdev import vdev_number
@@ -42,8 +43,8 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class DiskConfig:
-    """A disk to attach: its name in the guest, its backend by name, the backend's checked settings, and how
-    many queues the guest may ask for.
+    """A disk to attach: its name in the guest, its backend by name, the backend's checked settings, how many
+    queues the guest may ask for, and the domain that serves it.
     """
 
     vdev: str
@@ -51,6 +52,7 @@ class DiskConfig:
     config: BaseModel
     mode: str = "w"
     max_queues: int = DEFAULT_QUEUES
+    backend_domid: int = 0
 
     def keys(self) -> dict[str, str]:
         """The backend's part of the device's nodes."""
@@ -61,13 +63,16 @@ class DiskConfig:
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """A domain to create. `program` and `arguments` are for whoever looks into the store."""
+    """A domain to create. `program` and `arguments` are for whoever looks into the store. files: those that its
+    backends are to open, if it is a driver domain.
+    """
 
     name: str
     memory_bytes: int
     program: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     disks: tuple[DiskConfig, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def command_line(self) -> str:
         """The arguments as text, cut where they are long."""
@@ -85,8 +90,8 @@ class Toolstack:
         self._uuids: dict[int, str] = {}
         self._destroying: dict[int, anyio.Event] = {}
         self._transact = OneAtATime(kernel.store)
-        self.devices = Devices(kernel.store, self._transact)
         self.endings = Endings(kernel)
+        self.devices = Devices(kernel.store, self._transact, self.endings.wait)
 
     @property
     def domids(self) -> list[int]:
@@ -102,7 +107,8 @@ class Toolstack:
 
         Raises:
             BuildError: the machine refused; nothing is left of the domain.
-            StoreError, DeviceExists: it cannot be described so; nothing is left of the domain.
+            StoreError, DeviceExists, NoSuchBackendDomain: it cannot be described so; nothing is left of the
+                domain.
         """
         uuid = uuids.uuid4()
         built = build_domain(self._kernel, config.name, uuid.bytes, config.memory_bytes)
@@ -135,7 +141,7 @@ class Toolstack:
         for disk_config in config.disks:
             await self.attach_disk(domid, disk_config)
         nodes = console(domid, built.console_port, CONSOLE_GFN, CONSOLE_LOG_LIMIT_BYTES)
-        await self.devices.add(domid, ("console", 0), nodes)
+        await self.devices.add(DeviceRecord(domid, "console", 0), nodes)
 
     async def _write(self, nodes: Iterable[Node]) -> None:
         kept = list(nodes)
@@ -151,11 +157,16 @@ class Toolstack:
 
         Raises:
             NoSuchGuest: this toolstack has no such domain.
+            NoSuchBackendDomain: the domain that is to serve it does not run.
             DeviceExists: the domain has a disk of that name, or of another name for the same number.
         """
         self._check(domid)
-        nodes = disk(domid, config.vdev, mode=config.mode, backend_keys=config.keys())
-        await self.devices.add(domid, (VBD, vdev_number(config.vdev)), nodes)
+        backend = config.backend_domid
+        if backend and (backend not in self._uuids or self.endings.ended(backend)):
+            raise NoSuchBackendDomain(domid, config.vdev, backend)
+        nodes = disk(domid, config.vdev, mode=config.mode, backend_keys=config.keys(), backend_domid=backend)
+        record = DeviceRecord(domid, VBD, vdev_number(config.vdev), config.vdev, backend)
+        await self.devices.add(record, nodes)
 
     async def detach_disk(self, domid: int, vdev: str) -> bool:
         """Takes a disk away; False if a driver did not let go of it in time, and it was removed all the same.
@@ -228,6 +239,7 @@ class Toolstack:
             if self._kernel.tasks.cancel_scope.cancel_called:
                 return  # this kernel ends: no store will answer any more
             await self.devices.remove_all(domid)
+            await self.devices.hear_out(domid)
         finally:
             with suppress(HypercallNoSuchDomain):
                 hypercalls.destroydomain(domid)
@@ -239,6 +251,7 @@ class Toolstack:
 
         await self._transact(remove)
         await self.devices.remove_all(domid)  # one that was being attached when this began
+        self.devices.lose(domid)
         self.endings.forget(domid)
 
     def _check(self, domid: int) -> None:

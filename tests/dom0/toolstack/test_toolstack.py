@@ -11,6 +11,7 @@ from pydantic import ByteSize
 from backends.block.memory import MemoryStoreConfig
 from dom0.embedding import DiskSpec, RunningGuest, RunningMachine, running_machine
 from dom0.toolstack import devices as devices_module
+from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.errors import BuildError, DeviceExists, NoSuchDisk, NoSuchGuest
 from dom0.toolstack.layout import DevicePaths, Node
 from dom0.toolstack.toolstack import COMMAND_LINE_BYTES, DiskConfig, DomainConfig, Toolstack
@@ -464,7 +465,7 @@ async def test_a_disk_that_comes_between_the_removal_of_devices_and_that_of_the_
             path = DevicePaths.of("vbd", guest.domid, programs.XVDA)
             nodes = [Node(path.frontend), Node(f"{path.backend}/state", "1")]
             devices = machine.services.toolstack.devices
-            tasks.start_soon(devices.add, guest.domid, ("vbd", programs.XVDA), nodes)
+            tasks.start_soon(devices.add, DeviceRecord(guest.domid, "vbd", programs.XVDA), nodes)
             await anyio.wait_all_tasks_blocked()
         assert (await guest.wait()).outcome == "destroyed"
         await assert_nothing_left(machine, before)
