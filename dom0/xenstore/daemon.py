@@ -102,18 +102,23 @@ class XenStoreDaemon:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve all clients. Started once the sockets exist; only this user can open them."""
+        """Serve all clients. Started once the sockets exist; only this user can open them. When it is cancelled
+        it unmaps the rings: a dead domain is kept by whoever has a page of it mapped.
+        """
         self._work = Latch()
         self._look = Latch()
         self._look.set()
-        async with anyio.create_task_group() as tasks:
-            for path in sockets:
-                listener = await anyio.create_unix_listener(path, mode=_SOCKET_MODE)
-                tasks.start_soon(self._listen, listener, path)
-            tasks.start_soon(self._keep_time)
-            tasks.start_soon(self._look_at_domains, self._look)
-            task_status.started()
-            await self._serve(self._work)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for path in sockets:
+                    listener = await anyio.create_unix_listener(path, mode=_SOCKET_MODE)
+                    tasks.start_soon(self._listen, listener, path)
+                tasks.start_soon(self._keep_time)
+                tasks.start_soon(self._look_at_domains, self._look)
+                task_status.started()
+                await self._serve(self._work)
+        finally:
+            self.core.domains.disconnect(self.core)
 
     async def _serve(self, work: Latch) -> None:
         core = self.core

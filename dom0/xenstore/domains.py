@@ -82,6 +82,12 @@ class Domains:
         self._bury(core, domain)
         core.watches.fire_special(RELEASED)
 
+    def disconnect(self, core: "XenStore") -> None:
+        """The daemon ends: let go of every ring. Domains and their nodes stay."""
+        for domain in self.known.values():
+            if domain.connection is not None:
+                core.disconnect(domain.connection)
+
     def _bury(self, core: "XenStore", domain: Domain) -> None:
         del self.known[domain.domid]
         domain.alive = False

@@ -10,6 +10,7 @@ from dom0.services import _domain_info
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.abi.sched import SHUTDOWN_reboot
 from tests.dom0 import programs
+from tests.rig import running_rig
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,22 @@ async def test_each_service_stands_on_dom0_s_kernel_alone(tmp_path: Path) -> Non
                     if counters.grant_maps == counters.grant_unmaps:
                         break
         assert machine.core.audit() == []
+
+
+async def test_what_is_mapped_of_guests_goes_with_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a guest that is destroyed in the last moment nothing stays: nobody has a page of it mapped."""
+    async with running_rig(tmp_path) as rig:
+        living = await rig.services.toolstack.create(DomainConfig("living", 4 * MIB, "test"))
+        async with rig.guest(name="destroyed") as guest:
+            # The daemon does not come to look at it.
+            monkeypatch.setattr(rig.services.xenstore.core.domains, "check", lambda *_: None)
+        mapped = rig.machine.domain(0).grants.maptrack
+        assert {mapping.granter.domid for mapping in mapped} == {living, guest.domid}
+    assert list(mapped) == []
+    assert sorted(rig.machine.domains) == [0, living]
+    assert rig.machine.audit() == []
 
 
 async def test_what_the_store_is_told_of_domains(tmp_path: Path) -> None:
