@@ -49,6 +49,8 @@ DANGEROUS = {
     "mount_setattr": 442, "process_mrelease": 448,
 }
 # fmt: on
+
+
 def closed(name: str, *args: int) -> int:
     return execute(CLOSED, CONDITIONAL[name], args)
 
