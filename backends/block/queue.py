@@ -182,6 +182,8 @@ class BlockQueue:
         lease = self.pages.lease(pages_of(op for op in judged if self._is_at_once(op)))
         try:
             for index, operation in enumerate(judged):
+                # Now, and not when it was judged: what a barrier holds up is judged again when its turn comes.
+                self._service.stats.count(slots[index][0])
                 if isinstance(operation, Refusal):
                     self._answer(operation, self._service.refuse(operation))
                 elif self._is_at_once(operation):
@@ -196,9 +198,7 @@ class BlockQueue:
             lease.release()
 
     def _judge(self, slot: bytes) -> Judged:
-        request = blkif.unpack_request(slot)
-        self._service.stats.count(request.operation)
-        return judge(request, self._service.disk, MAX_INDIRECT_SEGMENTS)
+        return judge(blkif.unpack_request(slot), self._service.disk, MAX_INDIRECT_SEGMENTS)
 
     def _with_segments(self, judged: list[Judged]) -> list[Operation | Refusal]:
         """Fetches the segments of indirect requests, once each."""

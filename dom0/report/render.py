@@ -150,6 +150,10 @@ def _rings(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
             f"{front.notifications_sent:,}/{back.notifications_sent:,}",
             f"{front.notifications_suppressed:,}/{back.notifications_suppressed:,}",
         )
+        for queue in device.queues if len(device.queues) > 1 else ():
+            ring = queue.ring
+            sent, suppressed = ring.notifications_sent, ring.notifications_suppressed
+            _add(table, f"  {queue.name}", ring.size, ring.high_water, f"-/{sent:,}", f"-/{suppressed:,}")
     return table
 
 

@@ -18,70 +18,17 @@ SLOT = blkif.REQUEST_SLOT_SIZE
 XVDA = 51712
 
 
-class RawFrontend:
-    """The driver of a device whose ring and pages are open to the test.
-
-    changes: keys to publish in place of right ones, None for keys to leave out. ring: the right end of the ring, to
-    be used or not. words: the shared header. pages, grefs: pages granted to the backend.
+class RawRing:
+    """One ring and its port. ring: its right end, to be used or not. words: the shared header. pages, grefs: its
+    own.
     """
 
-    def __init__(self, kernel: Kernel, *, order: int = 0, persistent: bool = False, pages: int = 16) -> None:
-        self.kernel = kernel
-        self.order = order
-        self.persistent = persistent
-        self.changes: dict[str, str | None] = {}
-        self.device = FrontendDevice(kernel, "vbd", XVDA, lambda _: self, peer_keys=PEER_KEYS)
-        self.data = kernel.pages.allocate(pages)
-        self.grefs: list[int] = []
-        self.ring_pages: Pages
-        self.ring_grefs: list[int] = []
-        self.ring: FrontRing
-        self.port: EventPort
-
-    # What the shell calls
-
-    async def negotiate(self, _backend_keys: Keys) -> Keys:
-        grants, domid = self.kernel.grants, self.device.peer_domid
-        self.ring_pages = self.kernel.pages.allocate(1 << self.order)
-        self.ring = FrontRing([self.ring_pages.view], SLOT)
-        self.words = self.ring_pages.view[:64].cast("I")
-        pfns = range(self.ring_pages.pfn, self.ring_pages.pfn + self.ring_pages.count)
-        self.ring_grefs = grants.grant_many(domid, pfns)
-        if not self.grefs:
-            self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
-        self.port = self.kernel.events.alloc_unbound(domid)
-        keys: dict[str, str | None] = dict(
-            published(
-                [RingKeys(self.ring_grefs, self.port.port)],
-                said_order=self.order > 0,
-                said_queues=False,
-                persistent=self.persistent,
-            )
-        )
-        return {key: value for key, value in (keys | self.changes).items() if value is not None}
-
-    async def connected(self, _backend_keys: Keys) -> None:
-        return
-
-    async def changed(self, _backend_keys: Keys) -> None:
-        return
-
-    async def closing(self) -> None:
-        self.port.close()
-        self.kernel.grants.retire(self.ring_grefs, self.ring_pages)
-
-    # What tests call
-
-    async def open(self) -> None:
-        """Connects. Raises DeviceClosed."""
-        self.kernel.tasks.start_soon(self.device.run)
-        with anyio.fail_after(5):
-            await self.device.wait_connected()
-
-    async def closed(self) -> None:
-        """Returns when the device is closed, by whoever."""
-        with anyio.fail_after(5):
-            await self.device.wait_closed()
+    def __init__(self, kernel: Kernel, domid: int, order: int) -> None:
+        self.pages = kernel.pages.allocate(1 << order)
+        self.ring = FrontRing([self.pages.view], SLOT)
+        self.words = self.pages.view[:64].cast("I")
+        self.grefs = kernel.grants.grant_many(domid, range(self.pages.pfn, self.pages.pfn + self.pages.count))
+        self.port: EventPort = kernel.events.alloc_unbound(domid)
 
     def put(self, *slots: bytes) -> None:
         """Puts requests on the ring and shows them to the backend."""
@@ -116,6 +63,100 @@ class RawFrontend:
         """How far the backend has answered."""
         index: int = self.words[RSP_PROD]
         return index
+
+
+class RawFrontend:
+    """The driver of a device whose rings and pages are open to the test.
+
+    changes: keys to publish in place of right ones, None for keys to leave out. rings: one for each queue; what
+    else is called by a ring's names is the first's. data, grefs: pages granted to the backend.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, order: int = 0, persistent: bool = False, pages: int = 16, queues: int = 1
+    ) -> None:
+        self.kernel = kernel
+        self.order = order
+        self.persistent = persistent
+        self.queues = queues
+        self.changes: dict[str, str | None] = {}
+        self.device = FrontendDevice(kernel, "vbd", XVDA, lambda _: self, peer_keys=PEER_KEYS)
+        self.data = kernel.pages.allocate(pages)
+        self.grefs: list[int] = []
+        self.rings: list[RawRing] = []
+
+    # What the shell calls
+
+    async def negotiate(self, _backend_keys: Keys) -> Keys:
+        grants, domid = self.kernel.grants, self.device.peer_domid
+        self.rings = [RawRing(self.kernel, domid, self.order) for _ in range(self.queues)]
+        if not self.grefs:
+            self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
+        keys: dict[str, str | None] = dict(
+            published(
+                [RingKeys(ring.grefs, ring.port.port) for ring in self.rings],
+                said_order=self.order > 0,
+                said_queues=False,
+                persistent=self.persistent,
+            )
+        )
+        return {key: value for key, value in (keys | self.changes).items() if value is not None}
+
+    async def connected(self, _backend_keys: Keys) -> None:
+        return
+
+    async def changed(self, _backend_keys: Keys) -> None:
+        return
+
+    async def closing(self) -> None:
+        for ring in self.rings:
+            ring.port.close()
+            self.kernel.grants.retire(ring.grefs, ring.pages)
+
+    # What tests call
+
+    async def open(self) -> None:
+        """Connects. Raises DeviceClosed."""
+        self.kernel.tasks.start_soon(self.device.run)
+        with anyio.fail_after(5):
+            await self.device.wait_connected()
+
+    async def closed(self) -> None:
+        """Returns when the device is closed, by whoever."""
+        with anyio.fail_after(5):
+            await self.device.wait_closed()
+
+    @property
+    def ring(self) -> FrontRing:
+        return self.rings[0].ring
+
+    @property
+    def words(self) -> memoryview:
+        return self.rings[0].words
+
+    @property
+    def ring_pages(self) -> Pages:
+        return self.rings[0].pages
+
+    @property
+    def port(self) -> EventPort:
+        return self.rings[0].port
+
+    @property
+    def rsp_prod(self) -> int:
+        return self.rings[0].rsp_prod
+
+    def put(self, *slots: bytes) -> None:
+        self.rings[0].put(*slots)
+
+    async def answers(self, count: int = 1) -> list[blkif.Response]:
+        return await self.rings[0].answers(count)
+
+    async def status(self, slot: bytes) -> int:
+        return await self.rings[0].status(slot)
+
+    def publish(self, req_prod: int) -> None:
+        self.rings[0].publish(req_prod)
 
     def page(self, index: int) -> memoryview:
         """A page that the backend may map as `grefs[index]`."""

@@ -66,7 +66,7 @@ async def test_the_store_says_what_a_real_xen_says(tmp_path: Path) -> None:
         assert theirs.keys() - back.keys() <= not_ours
         assert back.keys() <= theirs.keys()
         other = {"params", "type", "frontend", "frontend-id"}
-        other.add("multi-queue-max-queues")  # Linux's is the number of CPUs, of which the recorded dom0 had one
+        other.add("multi-queue-max-queues")  # Linux's is its number of CPUs: the recorded dom0 had one
         assert {key: back[key] for key in back.keys() - other} == {
             key: theirs[key] for key in back.keys() - other
         }

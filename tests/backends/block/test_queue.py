@@ -171,6 +171,7 @@ async def test_a_barrier_waits_for_all_before_it_and_all_behind_it_wait() -> Non
         ended = [call for call in store.ended if not call.startswith("read")]
         assert sorted(ended[:2]) == ["write 0", "write 4096"]
         assert ended[2:] == ["flush", "write 8192", "flush", "write 12288", "flush"]
+        assert ring.stats.requests == {"read": 2, "write": 3, "barrier": 2}
 
 
 async def test_what_is_behind_a_barrier_waits_even_if_it_is_quick() -> None:

@@ -12,6 +12,7 @@ from dom0.report.model import (
     GrantReport,
     LatencyReport,
     MulticallReport,
+    QueueReport,
     RingReport,
     RunReport,
 )
@@ -49,6 +50,10 @@ REPORT = RunReport(
                     bytes_written=5 << 20,
                     frontend=RingReport(size=128, high_water=77, notifications_sent=1111),
                     backend_ring=RingReport(size=128, high_water=99, notifications_suppressed=2222),
+                    queues=[
+                        QueueReport(name="queue-0", ring=RingReport(size=128, high_water=99)),
+                        QueueReport(name="queue-1", ring=RingReport(notifications_suppressed=2221)),
+                    ],
                     latency=LatencyReport(p50_us=123.4, p99_us=98765.4),
                 )
             ],
@@ -76,7 +81,7 @@ def test_every_number_is_shown_whatever_the_width(width: int) -> None:
     shown = printed(REPORT, width)
     numbers = (
         "1,234,567 7,654,321 456,789 111,222 333,444 1,000,020 64 2.0 1,000,000 3.0 GiB 5.0 MiB 123 98,765 "
-        "128 99 1,111/0 0/2,222 FAILED held"
+        "128 99 1,111/0 0/2,222 queue-0 queue-1 -/2,221 FAILED held"
     )
     for number in numbers.split():
         assert number in shown, number

@@ -2,7 +2,15 @@
 
 import pytest
 
-from dom0.report.model import DeviceReport, DomainReport, GrantReport, LatencyReport, MulticallReport
+from dom0.report.model import (
+    DeviceReport,
+    DomainReport,
+    GrantReport,
+    LatencyReport,
+    MulticallReport,
+    QueueReport,
+    RingReport,
+)
 from dom0.scenario.counters import counter_at, wrong_counter
 
 REPORT = DomainReport(
@@ -15,7 +23,11 @@ REPORT = DomainReport(
     grants=GrantReport(leaked=1, leaks=["one"]),
     devices=[
         DeviceReport(
-            name="xvda", kind="vbd", requests={"read": 2, "write": 1}, latency=LatencyReport(p50_us=1.5)
+            name="xvda",
+            kind="vbd",
+            requests={"read": 2, "write": 1},
+            latency=LatencyReport(p50_us=1.5),
+            queues=[QueueReport(name="queue-0", requests={"read": 2}, ring=RingReport(high_water=7))],
         )
     ],
 )
@@ -34,6 +46,10 @@ REPORT = DomainReport(
         ("devices.xvda.requests_total", 3),
         ("devices.xvda.latency.p50_us", 1.5),
         ("devices.xvda.frontend.high_water", 0),
+        ("devices.xvda.queues.queue-0.requests.read", 2),
+        ("devices.xvda.queues.queue-0.ring.high_water", 7),
+        ("devices.xvda.queues.queue-1.ring.high_water", None),
+        ("devices.xvda.queues", None),
         ("devices.xvdb.bytes_read", None),
         ("grants", None),
         ("grants.leaks", None),
@@ -56,6 +72,10 @@ def test_the_number_at_a_path(path: str, value: float | None) -> None:
         ("hypercalls.memory_op", None),
         ("devices.xvda.requests.discard", None),
         ("devices.xvda.latency.p99_us", None),
+        ("devices.xvda.queues.queue-15.bytes_written", None),
+        ("devices.xvda.queues.queue-1.ring.notifications_sent", None),
+        ("devices.xvda.queues.quue-3.errors", "devices.xvda.queues.queue-3, perhaps"),
+        ("devices.xvda.queues.queue-16.errors", "devices.xvda.queues.queue-6, perhaps"),
         ("upcals", "upcalls, perhaps"),
         ("grants.leakd", "grants.leaked, perhaps"),
         ("grants", "one of grants.bytes_copied, grants.copied, grants.leaked"),
