@@ -72,26 +72,36 @@ class Bells:
             pair.bell.close()
 
     def linked(self, channel: Channel) -> None:
-        """Tell the owner of `channel` how to reach the other end."""
+        """Tell the owner of `channel` how to reach the other end. Where the host has no descriptors for a bell,
+        or needs none, by way of the hypervisor.
+        """
         peer = channel.peer
         assert peer is not None
         sender, listener = channel.owner.domain, peer.owner.domain
         process = self._processes[sender]
         hears = self._processes.get(listener)
-        if hears is None or hears is process:
+        if hears is None or hears is process or not self._connect(channel, peer, process, hears):
             process.tell(Change(ChangeKind.RING, channel.port, 0, TO_HYPERVISOR, channel.port))
-            return
-        pair = self._pairs.get((sender, listener))
-        sender_fds: tuple[int, ...] = ()
-        listener_fds: tuple[int, ...] = ()
-        if pair is None:
-            pair = self._pairs[sender, listener] = _Pair(next(self._numbers))
-            bell = pair.bell
-            sender_fds, listener_fds = (bell.memory_fd, bell.sender_end), (bell.memory_fd, bell.listener_end)
+
+    def _connect(self, channel: Channel, peer: Channel, process: Told, hears: Told) -> bool:
+        key = channel.owner.domain, peer.owner.domain
+        pair = self._pairs.get(key)
+        try:
+            if pair is None:
+                pair = self._pairs[key] = _Pair(next(self._numbers))
+                bell = pair.bell
+                hears.tell(_with_bell(ChangeKind.LISTEN, peer.port, pair, 0, bell.listener_end))
+                process.tell(_with_bell(ChangeKind.RING, channel.port, pair, peer.port, bell.sender_end))
+            else:
+                hears.tell(Change(ChangeKind.LISTEN, peer.port, 0, pair.number))
+                process.tell(Change(ChangeKind.RING, channel.port, 0, pair.number, peer.port))
+        except OSError:
+            if pair is not None and not pair.ports:
+                hears.tell(Change(ChangeKind.DEAF, peer.port, 0, pair.number))
+                self._pairs.pop(key).bell.close()
+            return False
         pair.ports.add(peer.port)
-        two = 1 if sender_fds else 0
-        hears.tell(Change(ChangeKind.LISTEN, peer.port, two, pair.number, 0, listener_fds))
-        process.tell(Change(ChangeKind.RING, channel.port, two, pair.number, peer.port, sender_fds))
+        return True
 
     def unlinked(self, channel: Channel) -> None:
         """Tell both ends that the owner of `channel` reaches the other end no more."""
@@ -107,3 +117,7 @@ class Bells:
         if not pair.ports:
             del self._pairs[sender, listener]
             pair.bell.close()
+
+
+def _with_bell(kind: ChangeKind, port: int, pair: _Pair, offset: int, end: int) -> Change:
+    return Change(kind, port, 1, pair.number, offset, (pair.bell.memory_fd, end))

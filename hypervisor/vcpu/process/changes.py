@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hypervisor.errors import BadFrame
 from hypervisor.physmap_changes import MapPage, MapRam, Unmap
-from hypervisor.vcpu.process.wire import Change, ChangeKind
+from hypervisor.vcpu.process.wire import ANY_BELL, Change, ChangeKind
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
     from hypervisor.extent import Extent
     from hypervisor.physmap_changes import Change as PhysmapChange
     from hypervisor.shared_page import SharedPage
+
+
+MANY: Final = 256
+_BEGUN_BY: Final = {ChangeKind.DEAF: ChangeKind.LISTEN, ChangeKind.SILENCE: ChangeKind.RING}
 
 
 class Journal(list["PhysmapChange"]):
@@ -64,11 +68,31 @@ class Changes:
         return bool(self._told or self._journal)
 
     def tell(self, change: Change) -> None:
-        """Queue a change; its descriptors are duplicated."""
-        first = not self._told
-        self._told.append(change._replace(fds=tuple(os.dup(fd) for fd in change.fds)))
-        if first:
+        """Queue a change of a bell; its descriptors are duplicated. What was queued and ends by this is
+        forgotten with it, so that channels that come and go do not pile up here. OSError: no descriptors left.
+        """
+        begun = _BEGUN_BY.get(change.kind)
+        if begun is not None and self._forget(begun, change.gpfn, change.number):
+            return
+        queued = change._replace(fds=_duplicates(change.fds))
+        self._told.append(queued)
+        if len(self._told) == 1:
             self._wanted()
+
+    def _forget(self, kind: ChangeKind, port: int, number: int) -> bool:
+        """Take a queued LISTEN or RING back. Its descriptors go to the next one of the same bell."""
+        for index, change in enumerate(self._told):
+            if change.kind is kind and change.gpfn == port and number in (change.number, ANY_BELL):
+                del self._told[index]
+                break
+        else:
+            return False
+        for at, other in enumerate(self._told):
+            if other.kind is kind and other.number == change.number and change.fds:
+                self._told[at] = other._replace(pages=change.pages, fds=change.fds)
+                return True
+        forget([change])
+        return True
 
     def moved_out(self, pages: Mapping[int, SharedPage]) -> None:
         """Own pages, by PFN, that lie on memfds of their own from now on."""
@@ -81,6 +105,11 @@ class Changes:
             assert mfn is not None
             number, offset, extents = self._own(mfn)
             self._told += [*extents, Change(ChangeKind.MAP_RAM, pfn, 1, number, offset)]
+
+    @property
+    def are_many(self) -> bool:
+        """Whether it is time to send what there is, so that nobody makes this process remember more and more."""
+        return len(self._journal) > MANY
 
     def take(self) -> list[Change]:
         """All of it, to be sent at once. Descriptors of what was told are to be closed then: `sent`."""
@@ -138,6 +167,18 @@ class Changes:
             return number, mfn - extent.mfn, []
         number = self._extents[extent] = len(self._extents)
         return number, mfn - extent.mfn, [Change(ChangeKind.EXTENT, number=number, fds=(extent.fd,))]
+
+
+def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those made so far are closed if one fails
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return tuple(made)
 
 
 def forget(changes: list[Change]) -> None:

@@ -35,6 +35,7 @@ from hypervisor.vcpu.process.ends import Ends
 from hypervisor.vcpu.process.spawner import SpawnError
 from hypervisor.vcpu.process.wire import (
     MAX_REQUEST_BYTES,
+    Change,
     ChannelBroken,
     Request,
     RequestKind,
@@ -213,14 +214,10 @@ class ProcessVcpu:
                 request = decode_request(await _receive(channel))
                 bits.post = None
                 self._count(request)
-                result = await self._answer(request, changes)
+                result = await self._answer(request, ends.channel, changes)
                 told = changes.take()
                 bits.post = post
-                try:
-                    for packet, fds in encode_replies(result, told):
-                        await _send(channel, packet, fds)
-                finally:
-                    forget(told)
+                await _reply(channel, result, told)
                 await checkpoint()  # one that asks and asks leaves others their turn
         except ChannelBroken as broken:
             self._broken = str(broken)
@@ -237,11 +234,11 @@ class ProcessVcpu:
         counters.upcalls += upcalls
         self._counted = request.counted
 
-    async def _answer(self, request: Request, changes: Changes) -> int:
+    async def _answer(self, request: Request, channel: socket.socket, changes: Changes) -> int:
         await self._until_runnable()
         try:
             if request.kind is RequestKind.HYPERCALL:
-                return await self._hypercall(request.number, request.args)
+                return await self._hypercall(request, channel, changes)
             if request.kind is RequestKind.SHARE:
                 return self._share(changes, request)
             if request.kind is RequestKind.RECLAIM:
@@ -260,11 +257,13 @@ class ProcessVcpu:
         changes.moved_out(moved)
         return 1
 
-    async def _hypercall(self, number: int, args: tuple[int, ...]) -> int:
+    async def _hypercall(self, request: Request, channel: socket.socket, changes: Changes) -> int:
         """As CoroutineVcpu.hypercall, but others have their turn between its slices."""
         enter = self._domain.machine.hypercall
-        result = enter(self.vcpu, number, args)
+        result = enter(self.vcpu, request.number, request.args)
         while isinstance(result, Continuation):
+            if changes.are_many:
+                await _reply(channel, 0, changes.take(), unfinished=True)
             await checkpoint()
             result = enter(self.vcpu, result.number, result.args)
         if not self.vcpu.runnable:  # it has blocked or paused itself
@@ -332,6 +331,16 @@ async def _receive(channel: socket.socket) -> bytes:
             if not data:
                 raise ChannelBroken("it has closed its channel")
             return data
+
+
+async def _reply(
+    channel: socket.socket, result: int, changes: list[Change], *, unfinished: bool = False
+) -> None:
+    try:
+        for packet, fds in encode_replies(result, changes, unfinished=unfinished):
+            await _send(channel, packet, fds)
+    finally:
+        forget(changes)
 
 
 async def _send(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> None:

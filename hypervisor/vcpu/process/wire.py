@@ -66,6 +66,7 @@ DESCRIPTORS: Final = {
 OPTIONAL: Final = (ChangeKind.LISTEN, ChangeKind.RING)
 """they come if `pages` is not 0"""
 
+ANY_BELL: Final = 0
 TO_HYPERVISOR: Final = 1
 """number of the bell by which a process rings for domains of the hypervisor's own process"""
 
@@ -128,8 +129,10 @@ def decode_request(data: bytes) -> Request:
 _KINDS: Final = {int(kind): kind for kind in RequestKind}
 
 
-def encode_replies(result: int, changes: Sequence[Change]) -> Iterator[tuple[bytes, list[int]]]:
-    """The packets of an answer, each with its descriptors."""
+def encode_replies(
+    result: int, changes: Sequence[Change], *, unfinished: bool = False
+) -> Iterator[tuple[bytes, list[int]]]:
+    """The packets of an answer, each with its descriptors. unfinished: more will follow the last one, too."""
     first = 0
     while True:
         fds: list[int] = []
@@ -140,7 +143,7 @@ def encode_replies(result: int, changes: Sequence[Change]) -> Iterator[tuple[byt
             fds += changes[last].fds
             last += 1
         more = last < len(changes)
-        head = REPLY.pack(result, last - first, more)
+        head = REPLY.pack(result, last - first, more or unfinished)
         yield head + b"".join(map(_encode_change, changes[first:last])), fds
         if not more:
             return
