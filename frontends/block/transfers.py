@@ -10,6 +10,7 @@ from typing import Final
 
 from frontends.block.buffers import PageBuffer
 from ringbuffers.protocols import blkif
+from ringbuffers.protocols.blkif_columns import pack_page_list, page_word
 
 _PER_PAGE: Final = blkif.SECTORS_PER_PAGE
 _DIRECT: Final = blkif.BLKIF_MAX_SEGMENTS_PER_REQUEST
@@ -37,7 +38,7 @@ class Transfer:
         self._operation = operation
         self._sector = sector
         self._parts = [
-            _segments(buffers[start : start + step], sectors - start * _PER_PAGE)
+            _pages(buffers[start : start + step], sectors - start * _PER_PAGE)
             for start in range(0, len(buffers), step)
         ]
         self._step = step
@@ -47,14 +48,15 @@ class Transfer:
         """The requests; segments that do not fit into a slot are written to the pages `lists`."""
         free = list(lists)
         packers = []
-        for index, segments in enumerate(self._parts):
+        for index, pages in enumerate(self._parts):
             sector = self._sector + index * self._step * _PER_PAGE
-            if len(segments) <= _DIRECT:
+            segments = pack_page_list(pages)
+            if len(pages) <= _DIRECT:
                 packers.append(_direct(self._operation, sector, segments))
             else:
                 page = free.pop()
-                blkif.pack_indirect_segments(page.view, segments)
-                packers.append(_indirect(self._operation, sector, len(segments), page.gref))
+                page.view[: len(segments)] = segments
+                packers.append(_indirect(self._operation, sector, len(pages), page.gref))
         return packers
 
 
@@ -69,14 +71,18 @@ def packed_discard(sector: int, sectors: int, *, secure: bool) -> Packer:
     return lambda request_id: blkif.DiscardRequest(flag, 0, request_id, sector, sectors).pack()
 
 
-def _segments(buffers: Sequence[PageBuffer], sectors: int) -> tuple[blkif.Segment, ...]:
-    """Whole pages, but for the last, which ends with the transfer."""
-    lasts = [min(sectors - index * _PER_PAGE, _PER_PAGE) - 1 for index in range(len(buffers))]
-    return tuple(blkif.Segment(buffer.gref, 0, last) for buffer, last in zip(buffers, lasts))
+def _pages(buffers: Sequence[PageBuffer], sectors: int) -> list[int]:
+    """Whole pages, but for the last, which ends with the transfer, as words of a request."""
+    words = [buffer.word for buffer in buffers]
+    rest = sectors - (len(buffers) - 1) * _PER_PAGE
+    if rest < _PER_PAGE:
+        words[-1] = page_word(buffers[-1].gref, rest)
+    return words
 
 
-def _direct(operation: int, sector: int, segments: tuple[blkif.Segment, ...]) -> Packer:
-    return lambda request_id: blkif.Request(operation, 0, request_id, sector, segments).pack()
+def _direct(operation: int, sector: int, segments: bytes) -> Packer:
+    listed = blkif.unpack_segments(segments, len(segments) // blkif.SEGMENT.size)
+    return lambda request_id: blkif.Request(operation, 0, request_id, sector, listed).pack()
 
 
 def _indirect(operation: int, sector: int, count: int, gref: int) -> Packer:
