@@ -154,9 +154,6 @@ class SharedPages:
         fresh = [pfn for pfn in pfns if self._shared.get(pfn) != wanted]
         if not fresh:
             return
-        for pfn in fresh:
-            if pfn in self._shared:
-                self.reclaim(pfn, 1)
         if self._share(domid, fresh, readonly):
             self._shared.update(dict.fromkeys(fresh, wanted))
         else:
