@@ -17,15 +17,15 @@ import os
 import resource
 import sys
 from contextlib import closing, suppress
-from ctypes import addressof, c_int
 from dataclasses import dataclass
 from typing import Final
 
 from hypervisor.vcpu.process import landlock, seccomp
 from hypervisor.vcpu.process.interpreter_files import RESOLVER, SINK, needed
 from hypervisor.vcpu.process.landlock import CHANGE, READ, READ_DIR, TRUNCATE, WRITE_FILE, Ruleset
-from hypervisor.vcpu.process.libc import PR_GET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
+from hypervisor.vcpu.process.libc import PR_SET_DUMPABLE, prctl
 from hypervisor.vcpu.process.namespaces import enter_own_namespaces, enter_own_user_namespace
+from hypervisor.vcpu.process.newborn import die_with
 from hypervisor.vcpu.process.privileges import drop_capabilities, drop_groups, forbid_new_privileges
 
 MAX_THREADS: Final = 256
@@ -64,14 +64,14 @@ def confine(confinement: Confinement) -> list[str]:
     """
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         raise ConfinementMisuse(threads)
-    death_signal = _death_signal()
+    parent = os.getppid()
     _limit(confinement)
     forbid_new_privileges()
     undone = drop_groups()
     missing_user = enter_own_user_namespace()
     undone += missing_user + enter_own_namespaces(network=confinement.network) + drop_capabilities()
     undone += _limit_threads(own_user_namespace=not missing_user)
-    prctl(PR_SET_PDEATHSIG, death_signal)  # a change of credentials has cleared it
+    die_with(parent)  # a change of credentials may have cleared that
     prctl(PR_SET_DUMPABLE, 0)
     undone += _restrict_files(confinement)
     undone += _filter_system_calls(network=confinement.network)
@@ -111,12 +111,6 @@ def _lower(limit: int, value: int) -> None:
 
 
 # ---- the walls
-
-
-def _death_signal() -> int:
-    number = c_int()
-    prctl(PR_GET_PDEATHSIG, addressof(number))
-    return number.value
 
 
 def _restrict_files(confinement: Confinement) -> list[str]:
