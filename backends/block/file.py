@@ -176,6 +176,8 @@ class FileStore(BlockStore):
     def _complete(self, transfer: Any, offset: int, buffers: Sequence[memoryview], done: int) -> None:
         """Sees to it that everything is transferred, of which `done` bytes were."""
         expected = sum(map(len, buffers))
+        if done == expected:
+            return
         start = 0
         for buffer in buffers:
             end = start + len(buffer)

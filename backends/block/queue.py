@@ -178,6 +178,25 @@ class BlockQueue:
         """Serves these requests with one mapping of all their pages; what must wait gets its own and
         becomes a task.
         """
+        quick = next((index for index, slot in enumerate(slots) if not self._serve_list(slot)), len(slots))
+        if slots := slots[quick:]:
+            self._serve_mapped(slots)
+
+    def _serve_list(self, slot: bytes) -> bool:
+        """Serves a large request of nothing but whole mapped pages; False, and nothing was done, if it is
+        none.
+        """
+        if slot[0] != blkif.BLKIF_OP_INDIRECT:
+            return False
+        judged = self._judge(slot)
+        status = self._whole_pages.serve_list(judged) if isinstance(judged, Listed) else None
+        if status is None:
+            return False
+        self._service.stats.count(slot[0])
+        self._answer(judged, status)
+        return True
+
+    def _serve_mapped(self, slots: list[bytes]) -> None:
         judged = self._with_segments([self._judge(slot) for slot in slots])
         lease = self.pages.lease(pages_of(op for op in judged if self._is_at_once(op)))
         try:
@@ -261,7 +280,7 @@ class BlockQueue:
         if not self._in_flight:
             self._start(barrier)
 
-    def _answer(self, request: Operation | Refusal, status: int) -> None:
+    def _answer(self, request: Operation | Listed | Refusal, status: int) -> None:
         self._answers.append((request.id, request.operation, status))
 
     def _flush_answers(self) -> None:

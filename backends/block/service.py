@@ -5,16 +5,23 @@ request.
 """
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from backends.block.opened import OpenedStore, settled
-from backends.block.pages import Lease
 from backends.block.requests import Discard, Flush, Listed, Refusal, Transfer
 from backends.block.stats import BlockStats
 from backends.errors import StoreError
 from ringbuffers.protocols import blkif
 
 Operation = Transfer | Flush | Discard
+
+
+class Memory(Protocol):
+    """Where the pages of operations are: a lease, or what was looked up already."""
+
+    def buffers(self, segments: Sequence[blkif.Segment], *, writes: bool) -> list[memoryview] | None:
+        """As `Lease.buffers`."""
 
 
 class Service:
@@ -43,9 +50,9 @@ class Service:
         self.stats.error(refusal.reason)
         return refusal.status
 
-    def at_once(self, operation: Operation, lease: Lease) -> int:
+    def at_once(self, operation: Operation, memory: Memory) -> int:
         """Carries out what does not wait; returns the status."""
-        run = self.carry_out(operation, lease)
+        run = self.carry_out(operation, memory)
         try:
             run.send(None)
         except StopIteration as finished:
@@ -57,12 +64,12 @@ class Service:
         )
         return blkif.BLKIF_RSP_ERROR
 
-    async def carry_out(self, operation: Operation, lease: Lease) -> int:
-        """Carries out `operation` on the pages of `lease`; returns the status."""
+    async def carry_out(self, operation: Operation, memory: Memory) -> int:
+        """Carries out `operation` on its pages in `memory`; returns the status."""
         try:
             match operation:
                 case Transfer():
-                    return await self._transfer(operation, lease)
+                    return await self._transfer(operation, memory)
                 case Flush():
                     await settled(self._store.flush())
                 case Discard():
@@ -80,8 +87,8 @@ class Service:
             self.stats.error("store broken", "".join(traceback.format_exception(error)))
         return blkif.BLKIF_RSP_ERROR
 
-    async def _transfer(self, operation: Transfer, lease: Lease) -> int:
-        buffers = lease.buffers(operation.segments, writes=operation.writes)
+    async def _transfer(self, operation: Transfer, memory: Memory) -> int:
+        buffers = memory.buffers(operation.segments, writes=operation.writes)
         if buffers is None:
             self.stats.error("page not granted")
             return blkif.BLKIF_RSP_ERROR

@@ -1,12 +1,16 @@
-"""The quick path: runs of reads and writes of one whole page each, whose pages are mapped already.
+"""The quick path: reads and writes of whole pages that are mapped already.
 
-Nearly all requests are of this kind. A run of them is held against the disk and the mapped pages as columns,
-handed to the store as one loop, and answered as one run of slots.
+Nearly all requests are of this kind. A run of requests of one page each is held against the disk and the mapped
+pages as columns, handed to the store as one loop, and answered as one run of slots. The list of a large request
+is held against them as a column, too, and handed to the store as one call.
 """
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from backends.block.pages import FullPage, GrantedPages
+from backends.block.requests import Listed, Transfer
 from backends.block.service import Service
 from backends.contract import SECTOR_BYTES
 from ringbuffers.protocols import blkif
@@ -14,6 +18,7 @@ from ringbuffers.protocols.blkif_columns import (
     PageRequests,
     pack_successes,
     set_status,
+    whole_page_list,
     whole_page_requests,
 )
 
@@ -25,6 +30,16 @@ class Found(NamedTuple):
 
     requests: PageRequests
     pages: list[FullPage]
+
+
+class FoundBuffers(NamedTuple):
+    """The memory of a request whose pages were looked up already, in the place of a lease."""
+
+    memory: list[memoryview]
+
+    def buffers(self, segments: Sequence[blkif.Segment], *, writes: bool) -> list[memoryview]:  # noqa: ARG002
+        """The memory: there is no other."""
+        return self.memory
 
 
 class WholePages:
@@ -70,3 +85,43 @@ class WholePages:
         writes = operations.count(blkif.BLKIF_OP_WRITE)
         service.stats.count_pages(len(operations) - writes, writes)
         return answers
+
+    def serve_list(self, request: Listed) -> int | None:
+        """Serves one large request; returns its status, or None if its pages or those that list them are not
+        all whole and mapped, or it leaves the disk: nothing was done then.
+
+        Its list is copied once. If that is of no use it is thrown away, and whoever serves the request judges
+        what he fetches himself.
+        """
+        disk = self._service.disk
+        sectors = request.nr_segments * blkif.SECTORS_PER_PAGE
+        sector = request.sector_number
+        if not self._usable or sector & self._unaligned or sector + sectors > disk.sectors:
+            return None
+        listed = self._listed(request)
+        if listed is None:
+            return None
+        pages = list(map(self._pages.recent.get, listed))
+        found = [page for page in pages if page is not None]
+        if len(found) < len(pages):
+            return None
+        transfer = Transfer(
+            request.id,
+            request.operation,
+            request.writes,
+            sector << _SECTOR_SHIFT,
+            sectors << _SECTOR_SHIFT,
+            segments=(),
+        )
+        return self._service.at_once(transfer, FoundBuffers(list(chain.from_iterable(found))))
+
+    def _listed(self, request: Listed) -> Sequence[int] | None:
+        """The grefs that `request` lists, if all of them are whole pages."""
+        listed = b""
+        left = request.nr_segments * blkif.SEGMENT.size
+        for gref in request.grefs:
+            page = self._pages.recent.get(gref)
+            if page is None:
+                return None
+            listed += page[0][: left - len(listed)]
+        return whole_page_list(listed)

@@ -9,7 +9,7 @@ from pydantic import ByteSize
 from backends.block.memory import MemoryStore, MemoryStoreConfig
 from backends.block.opened import OpenedStore
 from backends.block.pages import GrantedPages, PageBudget
-from backends.block.requests import Transfer, judge
+from backends.block.requests import Listed, Transfer, judge, judge_segments
 from backends.block.service import Service
 from backends.block.stats import BlockStats
 from backends.block.whole_pages import WholePages
@@ -132,3 +132,90 @@ def test_a_store_that_waits_is_never_served_here() -> None:
     _, pages = mapped_pages()
     slot = blkif.Request(0, 0, 1, 0, (blkif.Segment(0, 0, 7),)).pack()
     assert WholePages(Service(disk, BlockStats()), pages).find(slot) is None
+
+
+LIST = 15
+lists = st.lists(
+    st.tuples(st.integers(0, 15), st.sampled_from([(0, 7), (0, 7), (0, 7), (1, 7), (0, 6), (7, 0)])),
+    min_size=1,
+    max_size=24,
+)
+
+
+def large(operation: int, sector: int, count: int, grefs: tuple[int, ...] = (LIST,)) -> Listed:
+    return Listed(77, operation, bool(operation), sector, count, grefs)
+
+
+@given(st.sampled_from([0, 1]), sectors, lists, st.booleans(), st.sampled_from([512, 4096]))
+def test_a_list_is_taken_if_it_would_be_taken_and_is_mapped(
+    operation: int,
+    sector: int,
+    listed: list[tuple[int, tuple[int, int]]],
+    list_is_mapped: bool,
+    sector_size: int,
+) -> None:
+    disk = opened(read_only=False, sector_size=sector_size)
+    grants, pages = mapped_pages()
+    if list_is_mapped:
+        pages.lease([(LIST, True)]).release()
+    segments = [blkif.Segment(gref, *part) for gref, part in listed]
+    blkif.pack_indirect_segments(grants.memory[LIST], segments)
+    request = large(operation, sector, len(segments))
+    judged = judge_segments(request, segments, disk)
+    quick = WholePages(Service(disk, BlockStats()), pages).serve_list(request) is not None
+    assert quick is (
+        list_is_mapped
+        and isinstance(judged, Transfer)
+        and judged.length == 4096 * len(segments)
+        and all(gref < MAPPED or gref == LIST for gref, _ in listed)
+    )
+
+
+def test_a_list_may_fill_two_pages_and_is_read_no_further() -> None:
+    store = MemoryStore(MemoryStoreConfig(size=ByteSize(600 * 4096)))
+    store.open()
+    disk = OpenedStore(store)
+    grants, pages = mapped_pages()
+    grants.memory[0][:] = blkif.pack_segments([(3, 0, 7)] * 512)
+    grants.memory[1][:] = blkif.pack_segments([(4, 0, 7)] * 88 + [(5, 1, 0)] * 424)
+    grants.memory[3][:], grants.memory[4][:] = b"3" * 4096, b"4" * 4096
+    stats = BlockStats()
+    assert WholePages(Service(disk, stats), pages).serve_list(large(1, 0, 600, (0, 1))) == 0
+    found = bytearray(600 * 4096)
+    store.read(0, [memoryview(found)])
+    assert found == b"3" * 512 * 4096 + b"4" * 88 * 4096
+    assert stats.bytes_written == 600 * 4096
+
+
+@given(st.lists(st.integers(0, MAPPED - 1), min_size=1, max_size=32), st.integers(0, 31))
+def test_a_large_read_fills_the_right_pages(grefs: list[int], place: int) -> None:
+    if place + len(grefs) > 32:
+        place = 32 - len(grefs)
+    disk = opened(read_only=False, sector_size=512)
+    content = [bytes([number + 1]) * 4096 for number in range(32)]
+    disk.store.write(0, [memoryview(page) for page in content])
+    grants, pages = mapped_pages()
+    pages.lease([(LIST, True)]).release()
+    blkif.pack_indirect_segments(grants.memory[LIST], [(gref, 0, 7) for gref in grefs])
+    assert WholePages(Service(disk, BlockStats()), pages).serve_list(large(0, place * 8, len(grefs))) == 0
+    expected = {gref: content[place + index] for index, gref in enumerate(grefs)}
+    assert {gref: bytes(grants.memory[gref]) for gref in expected} == expected
+
+
+def test_a_list_is_left_to_the_slow_path_by_a_store_that_waits_and_its_failure_is_counted() -> None:
+    grants, pages = mapped_pages()
+    pages.lease([(LIST, True)]).release()
+    blkif.pack_indirect_segments(grants.memory[LIST], [(0, 0, 7)] * 12)
+    gated = GatedStore(MemoryStoreConfig(size=ByteSize(SECTORS * 512)))
+    MemoryStore.open(gated)
+    assert WholePages(Service(OpenedStore(gated), BlockStats()), pages).serve_list(large(0, 0, 12)) is None
+
+    class Failing(MemoryStore):
+        def read(self, offset: int, buffers: object) -> None:
+            raise OSError(5, "broken")
+
+    store = Failing(MemoryStoreConfig(size=ByteSize(SECTORS * 512)))
+    store.open()
+    stats = BlockStats()
+    assert WholePages(Service(OpenedStore(store), stats), pages).serve_list(large(0, 0, 12)) == -1
+    assert stats.errors
