@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from itertools import groupby
 from typing import Any, Final
 
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from backends.block.pages import GrantedPages, Lease
 from backends.block.requests import Discard, Judged, Listed, Refusal, judge, judge_segments
@@ -250,18 +250,21 @@ class BlockQueue:
         self._spawn(lambda: self._in_task(operation))
 
     async def _in_task(self, operation: Operation) -> None:
-        status = blkif.BLKIF_RSP_ERROR
+        status: int | None = None  # stays so if this kernel ends: what became of the request nobody knows
         try:
+            await checkpoint_if_cancelled()
             lease = self.pages.lease(pages_of((operation,)))
             try:
                 status = await self._service.carry_out(operation, lease)
             finally:
                 lease.release()
         except Exception as error:
+            status = blkif.BLKIF_RSP_ERROR
             self._break(error)
         finally:
-            self._answer(operation, status)
-            self._push()
+            if status is not None:
+                self._answer(operation, status)
+                self._push()
             self._ended(operation)
 
     def _ended(self, operation: Operation) -> None:

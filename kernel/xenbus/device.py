@@ -94,7 +94,7 @@ class Device(ABC):
 
     async def wait_connected(self) -> None:
         """Return when the device is connected. Raises DeviceClosed when it has ended instead."""
-        while self.own is not XenbusState.Connected:
+        while self.own is not XenbusState.Connected or self.closed is not None:
             if self.closed is not None and not self._again:
                 raise self.closed
             await self._changed.wait()
