@@ -16,6 +16,7 @@ from ringbuffers.slots import REQ_PROD, RSP_PROD
 
 SLOT = blkif.REQUEST_SLOT_SIZE
 XVDA = 51712
+SPARE = 400
 
 
 class RawRing:
@@ -89,9 +90,14 @@ class RawFrontend:
 
     async def negotiate(self, _backend_keys: Keys) -> Keys:
         grants, domid = self.kernel.grants, self.device.peer_domid
-        self.rings = [RawRing(self.kernel, domid, self.order) for _ in range(self.queues)]
         if not self.grefs:
             self.grefs = grants.grant_many(domid, range(self.data.pfn, self.data.pfn + self.data.count))
+        # Low references are data. Those of rings no small number hits by chance: a read into a ring is granted, and
+        # breaks it.
+        spare = grants.grant_many(domid, [self.data.pfn] * SPARE)
+        self.rings = [RawRing(self.kernel, domid, self.order) for _ in range(self.queues)]
+        for gref in spare:
+            grants.end(gref)
         keys: dict[str, str | None] = dict(
             published(
                 [RingKeys(ring.grefs, ring.port.port) for ring in self.rings],

@@ -1,5 +1,6 @@
 """Frontends that lie about their ring, change what they sent, ring the bell for nothing, or leave in the middle."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -11,13 +12,14 @@ from backends.block.memory import MemoryStoreConfig
 from backends.block.pages import PageBudget
 from dom0.toolstack.toolstack import DiskConfig
 from frontends.block.disk import Disk, DiskOptions
+from kernel.errors import PortClosed
 from kernel.xenbus.drivers import DeviceClosed
 from kernel.xenbus.states import XenbusState
 from ringbuffers.errors import PeerViolation
 from ringbuffers.protocols import blkif
-from ringbuffers.slots import REQ_EVENT, RSP_EVENT, RSP_PROD
+from ringbuffers.slots import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
 from tests.backends.block.stores import GatedStore
-from tests.hostile.block_frontend import SLOT, XVDA, RawFrontend
+from tests.hostile.block_frontend import SLOT, XVDA, RawFrontend, RawRing
 from tests.rig import MIB, Guest, Rig, memory_disk, running_rig
 
 OKAY = blkif.BLKIF_RSP_OKAY
@@ -248,6 +250,102 @@ async def test_bells_for_nothing(tmp_path: Path) -> None:
         assert await front.status(front.read(1)) == OKAY
 
 
+READ_INTO_RING = 2
+
+
+def broken(req_prod: int) -> bytes:
+    """A page that no frontend would write at this point."""
+    return req_prod.to_bytes(4, "little") * 1024
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["transient", "persistent"])
+@pytest.mark.parametrize("victim", [0, 1], ids=["itself", "its neighbour"])
+@pytest.mark.parametrize(
+    "content", [broken(0), broken(0xFFFF_FFFF), broken(0x0101_0101)], ids=["zeroes", "ones", "counts"]
+)
+async def test_a_read_into_a_ring(tmp_path: Path, content: bytes, victim: int, persistent: bool) -> None:
+    """The frontend has a ring of its own overwritten with what is on the disk: its undoing, and nobody else's.
+
+    What was taken from the ring before is served as it was; then the producer index is found to be impossible.
+    """
+    async with (
+        running_rig(tmp_path) as rig,
+        rig.guest([memory_disk(MIB)]) as guest,
+        rig.guest([memory_disk(MIB)], name="bystander") as bystander,
+    ):
+        disk = await Disk.open(bystander.kernel, XVDA)
+        await disk.write(0, b"bystander's" * 1024)
+        front = RawFrontend(guest.kernel, persistent=persistent, queues=2)
+        await front.open()
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        front.page(0)[:] = content
+        for ring in front.rings:
+            assert await ring.status(front.write(1, 8, page=0)) == OKAY
+        overwritten = front.rings[victim]
+        front.put(read_into(overwritten), *(front.write(3 + page, 80 + 8 * page, page) for page in range(16)))
+        if overwritten is not front.rings[0]:
+            await front.answers(17)
+            with suppress(PortClosed):  # it was still being looked at
+                overwritten.port.notify()
+        await front.closed()
+        assert isinstance(driver.violation, PeerViolation)
+        assert driver.violation.what == "req_prod"
+        assert driver.violation.found == int.from_bytes(content[:4], "little")
+        assert sum(driver.stats.requests.values()) == 2 + 1 + 16
+        assert not driver.stats.errors.keys() - {"ring broken"}
+        await let_go(rig, guest, front)
+        assert await disk.read(0, 22) == b"bystander's" * 1024
+        await works(disk)
+    assert list(rig.machine.domains) == [0]
+    assert rig.machine.audit() == []
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["transient", "persistent"])
+@pytest.mark.parametrize("more", [0, 1, 13])
+async def test_a_read_into_a_ring_that_leaves_it_in_order(
+    tmp_path: Path, more: int, persistent: bool
+) -> None:
+    """What is on the disk is a ring, with the indices that were to come, and requests: they are served, as whoever
+    put them there might have sent them.
+    """
+    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        front = RawFrontend(guest.kernel, persistent=persistent)
+        await front.open()
+        wanted = 2 + more
+        page = front.page(0)
+        page[:] = b"\xa5" * 4096
+        page.cast("I")[REQ_PROD] = wanted
+        for index in range(2, wanted):
+            slot = front.write(100 + index, sector=800 + 8 * index, page=index)
+            page[64 + index * SLOT : 64 + (index + 1) * SLOT] = slot
+            front.page(index)[:] = bytes([index]) * 4096
+        assert await front.status(front.write(1, 8, page=0)) == OKAY
+        front.put(read_into(front.rings[0]))
+        with anyio.fail_after(5):
+            while front.rsp_prod != wanted:
+                await checkpoint()
+        answers = [blkif.Response.unpack(slot_of(front, index).tobytes()) for index in range(1, wanted)]
+        assert [answer.id for answer in answers] == [READ_INTO_RING, *range(102, 100 + wanted)]
+        assert {answer.status for answer in answers} == {OKAY}
+        served = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert served is not None
+        assert (served.violation, len(served.queues)) == (None, 1)
+        assert rig.machine.audit() == []
+    assert list(rig.machine.domains) == [0]
+
+
+def read_into(ring: RawRing) -> bytes:
+    """A request to read what is on the disk at sector 8 into the first page of a ring."""
+    segment = blkif.Segment(ring.grefs[0], 0, 7)
+    return blkif.Request(blkif.BLKIF_OP_READ, 0, READ_INTO_RING, 8, (segment,)).pack()
+
+
+def slot_of(front: RawFrontend, index: int) -> memoryview:
+    """What stands on the first ring where request or response `index` goes."""
+    return front.ring_pages.view[64 + index * SLOT : 64 + (index + 1) * SLOT]
+
+
 async def test_states_at_random(tmp_path: Path) -> None:
     """A frontend whose state node says this and that, thousands of times: the backend survives and holds nothing."""
     async with (
@@ -307,4 +405,5 @@ async def test_a_device_that_was_broken_can_be_taken_away(tmp_path: Path) -> Non
         with anyio.fail_after(5):
             while front.device.own is not XenbusState.Unknown:
                 await checkpoint()
-        assert rig.services.blocks.driver_of(guest.domid, XVDA) is None
+            while rig.services.blocks.driver_of(guest.domid, XVDA) is not None:
+                await checkpoint()
