@@ -30,6 +30,7 @@ from ringbuffers.ring import BackRing
 
 MAX_INDIRECT_SEGMENTS: Final = 256
 _SLOT: Final = blkif.REQUEST_SLOT_SIZE
+_SMALLEST_PART: Final = 16  # slots; fewer cost more than is gained
 _IDLE_POLLS: Final = 4  # looks at an empty ring before it sleeps
 _PAGES_AT_ONCE: Final = 256  # mapped and served together; then others have their turn (XSA-300)
 
@@ -67,6 +68,8 @@ class BlockQueue:
         self._in_flight = 0  # operations that are tasks now
         self._stopped = False
         self._whole_pages = WholePages(service, pages)
+        # Answered in parts, a frontend elsewhere goes on with the first while the last is served.
+        self._part = max(ring.size // 4, _SMALLEST_PART) * _SLOT
         self._idle: Waiter[None] | None = None
         self._turn = Latch()
 
@@ -133,8 +136,15 @@ class BlockQueue:
 
     def _serve(self, run: bytes) -> None:
         """Serves a run of slots in order, up to a barrier that must wait, or the end of this turn."""
-        if self._serve_pages(run):
-            return
+        start = 0
+        while start < len(run) and self._serve_pages(run[start : start + self._part]):
+            start += self._part
+            if start < len(run):
+                self._push()
+        if start < len(run):
+            self._serve_mixed(run[start:])
+
+    def _serve_mixed(self, run: bytes) -> None:
         others: list[bytes] = []
         end = 0
         for _, places in groupby(
