@@ -115,13 +115,15 @@ class Kernel:
                 tasks.cancel_scope.cancel()
 
     async def close_devices(self) -> None:
-        """Close all devices, the youngest first, and wait for their peers, for CLOSE_SECONDS at the most."""
+        """Close all devices, the youngest first, and wait for their peers to let go, for CLOSE_SECONDS at the
+        most.
+        """
         closing = list(reversed(self.devices))
         for device in closing:
             device.close()
         with anyio.move_on_after(CLOSE_SECONDS):
             for device in closing:
-                await device.wait_closed()
+                await device.wait_released()
 
     def report_leaks(self) -> list[Leak]:
         """Name every grant that has not been ended, on the hypervisor's console and in `leaks`."""

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 TAKE_DOWN_SECONDS: Final = 1.0
 """How long a driver may take to give back what it holds when its kernel ends."""
 
+_HOLDING: Final = (XenbusState.Connected, XenbusState.Closing)
+"""states of a peer that may have mapped something"""
+
 _PEERS: Final = {Side.FRONTEND: Side.BACKEND.value, Side.BACKEND: Side.FRONTEND.value}
 
 
@@ -105,6 +108,14 @@ class Device(ABC):
             await self._changed.wait()
         return self.closed
 
+    async def wait_released(self) -> None:
+        """Return when the peer, too, has closed, and so has let go of what it was granted; at once if it was
+        never connected to.
+        """
+        await self.wait_closed()
+        while self.own is XenbusState.Closed and self.peer in _HOLDING:
+            await self._changed.wait()
+
     async def run(self) -> None:
         """Run the device until its folder is gone. Errors stay inside: they close the device and are
         reported.
@@ -161,11 +172,14 @@ class Device(ABC):
             await self._apply(Event.DETACH)
 
     async def _heed_peer(self) -> None:
+        before = self.peer
         try:
             self.peer = await read_state(self.kernel.store, self.peer_path)
         except BadPeerState as error:
             await self._apply(Event.FAIL, error)
             return
+        if self.peer is not before:
+            self._changed.announce()
         if self.peer is XenbusState.Unknown and not await self._is_there():
             await self._apply(Event.REMOVED)
             return

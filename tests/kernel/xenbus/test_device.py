@@ -52,6 +52,32 @@ async def test_the_frontend_closes(anyio_backend: str) -> None:
         assert isinstance(await device.back.wait_closed(), ClosedByPeer)
 
 
+async def test_a_kernel_that_ends_waits_until_backends_have_let_go(anyio_backend: str) -> None:
+    """A frontend is Closed before its backend is, which still has the ring mapped until then."""
+    async with attached() as device:
+        gate = anyio.Event()
+        disconnect = device.back_driver.disconnect
+
+        async def take_time() -> None:
+            await gate.wait()
+            await disconnect()
+
+        device.back_driver.disconnect = take_time  # type: ignore[method-assign]
+        ended: list[S] = []
+
+        async def end() -> None:
+            await device.guest.close_devices()
+            ended.append(device.front.peer)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end)
+            await device.reach(S.Closed, S.Closing)
+            await anyio.wait_all_tasks_blocked()
+            assert not ended
+            gate.set()
+        assert ended == [S.Closed]
+
+
 async def test_the_backend_closes(anyio_backend: str) -> None:
     async with attached() as device:
         device.back.close()
