@@ -1,6 +1,7 @@
 """Disks from end to end: a guest's frontend, dom0's backend, a store, on a real machine."""
 
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from backends.contract import SECTOR_BYTES
 from dom0.toolstack.toolstack import DiskConfig
 from frontends.block.disk import Disk, DiskOptions
-from frontends.block.errors import DiskMisuse, NotSupported
+from frontends.block.errors import DiskMisuse, NotSupported, RequestFailed
+from kernel.kernel import Kernel
 from tests.rig import MIB, file_disk, memory_disk, running_rig
+from tests.steps import State
 
 XVDA = 51712
 PAGE_BYTES = 4096
@@ -25,79 +28,97 @@ pytestmark = pytest.mark.anyio
 def image(folder: Path, size: int = MIB) -> Path:
     """A file with random content."""
     path = folder / "disk.img"
-    path.write_bytes(random.Random(size).randbytes(size))
+    path.write_bytes(content_of_image(size))
     return path
 
 
-@BOTH_PERSISTENCES
-async def test_every_way_to_move_data(tmp_path: Path, persistent: bool) -> None:
-    path = image(tmp_path)
-    content = bytearray(path.read_bytes())
+def content_of_image(size: int = MIB) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+async def every_way(kernel: Kernel, _state: State, persistent: bool) -> bytes:
+    """Moves data in every way there is; returns the hash of what the disk holds then."""
+    content = bytearray(content_of_image())
     rng = random.Random(1)
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(path)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA, DiskOptions(persistent=persistent))
-        assert (disk.name, disk.sectors, disk.sector_size) == ("xvda", MIB // 512, 512)
-        assert (disk.read_only, disk.can_flush, disk.can_discard) == (False, True, True)
+    disk = await Disk.open(kernel, XVDA, DiskOptions(persistent=persistent))
+    assert (disk.name, disk.sectors, disk.sector_size) == ("xvda", MIB // 512, 512)
+    assert (disk.read_only, disk.can_flush, disk.can_discard) == (False, True, True)
 
-        for sector, count in ((0, 1), (7, 8), (100, 9), (8, 8 * 11), (9, 8 * 12), (1, 2047), (3, 2040)):
-            assert await disk.read(sector, count) == content[sector * 512 : (sector + count) * 512]
-            data = rng.randbytes(count * 512)
-            content[sector * 512 : (sector + count) * 512] = data
-            await disk.write(sector, data)
-        assert await disk.read(0, disk.sectors) == content
+    for sector, count in ((0, 1), (7, 8), (100, 9), (8, 8 * 11), (9, 8 * 12), (1, 2047), (3, 2040)):
+        assert await disk.read(sector, count) == content[sector * 512 : (sector + count) * 512]
+        data = rng.randbytes(count * 512)
+        content[sector * 512 : (sector + count) * 512] = data
+        await disk.write(sector, data)
+    assert await disk.read(0, disk.sectors) == content
 
-        buffers = disk.buffers(40)
-        await disk.read_into(5, buffers)
-        assert b"".join(buffer.view for buffer in buffers) == content[5 * 512 : 5 * 512 + 40 * PAGE_BYTES]
-        await disk.write_from(1000, buffers)
-        content[1000 * 512 : 1000 * 512 + 40 * PAGE_BYTES] = content[5 * 512 : 5 * 512 + 40 * PAGE_BYTES]
-        sectors = [rng.randrange(disk.sectors - 8) for _ in buffers]
-        await disk.read_many(list(zip(sectors, buffers)))
-        for sector, buffer in zip(sectors, buffers):
-            assert buffer.view == content[sector * 512 : sector * 512 + PAGE_BYTES]
-        own = [bytearray(512 * size) for size in (1, 8, 9, 40)]
-        await disk.read_many(
-            [(11, own[0]), (12, memoryview(own[1])), (13, own[2]), (99, own[3]), (7, buffers[0])]
-        )
-        for sector, memory in ((11, own[0]), (12, own[1]), (13, own[2]), (99, own[3])):
-            assert memory == content[sector * 512 : sector * 512 + len(memory)]
-        await disk.write_many([(sector * 80, memory) for sector, memory in enumerate(own)])
-        for sector, memory in enumerate(own):
-            content[sector * 80 * 512 : sector * 80 * 512 + len(memory)] = memory
-        disk.release(buffers)
+    buffers = disk.buffers(40)
+    await disk.read_into(5, buffers)
+    assert b"".join(buffer.view for buffer in buffers) == content[5 * 512 : 5 * 512 + 40 * PAGE_BYTES]
+    await disk.write_from(1000, buffers)
+    content[1000 * 512 : 1000 * 512 + 40 * PAGE_BYTES] = content[5 * 512 : 5 * 512 + 40 * PAGE_BYTES]
+    sectors = [rng.randrange(disk.sectors - 8) for _ in buffers]
+    await disk.read_many(list(zip(sectors, buffers)))
+    for sector, buffer in zip(sectors, buffers):
+        assert buffer.view == content[sector * 512 : sector * 512 + PAGE_BYTES]
+    own = [bytearray(512 * size) for size in (1, 8, 9, 40)]
+    await disk.read_many(
+        [(11, own[0]), (12, memoryview(own[1])), (13, own[2]), (99, own[3]), (7, buffers[0])]
+    )
+    for sector, memory in ((11, own[0]), (12, own[1]), (13, own[2]), (99, own[3])):
+        assert memory == content[sector * 512 : sector * 512 + len(memory)]
+    await disk.write_many([(sector * 80, memory) for sector, memory in enumerate(own)])
+    for sector, memory in enumerate(own):
+        content[sector * 80 * 512 : sector * 80 * 512 + len(memory)] = memory
+    disk.release(buffers)
 
-        await disk.write(40, b"barrier!" * 64, barrier=True)
-        content[40 * 512 : 41 * 512] = b"barrier!" * 64
-        await disk.discard(200, 24)
-        content[200 * 512 : 224 * 512] = bytes(24 * 512)
-        await disk.flush()
-        assert await disk.read(0, disk.sectors) == content
-        assert path.read_bytes() == content
+    await disk.write(40, b"barrier!" * 64, barrier=True)
+    content[40 * 512 : 41 * 512] = b"barrier!" * 64
+    await disk.discard(200, 24)
+    content[200 * 512 : 224 * 512] = bytes(24 * 512)
+    await disk.flush()
+    assert await disk.read(0, disk.sectors) == content
+    assert disk.stats.errors == 0
+    return sha256(content).digest()
+
+
+@BOTH_PERSISTENCES
+async def test_every_way_to_move_data(tmp_path: Path, isolation: str, persistent: bool) -> None:
+    path = image(tmp_path)
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([file_disk(path)]) as guest:
+        assert await guest.run(every_way, persistent) == sha256(path.read_bytes()).digest()
         (served,) = rig.services.blocks.disks_of(guest.domid)
         assert not served.stats.errors
-        assert disk.stats.errors == 0
-    assert guest.kernel.leaks == []
+    assert guest.leaks == []
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 4, 9])
-async def test_rings_of_all_sizes(tmp_path: Path, order: int) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(4 * MIB)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA, DiskOptions(ring_page_order=order))
-        slots = {0: 32, 1: 64, 2: 128, 4: 512, 9: 512}[order]
+async def test_rings_of_all_sizes(tmp_path: Path, isolation: str, order: int) -> None:
+    slots = {0: 32, 1: 64, 2: 128, 4: 512, 9: 512}[order]
+
+    async def fill_it(kernel: Kernel, _state: State) -> None:
+        disk = await Disk.open(kernel, XVDA, DiskOptions(ring_page_order=order))
         buffers = disk.buffers(slots * 2)
         for index, buffer in enumerate(buffers):
             buffer.view[:8] = index.to_bytes(8, "little")
         await disk.write_many([(index * 8 % disk.sectors, buffer) for index, buffer in enumerate(buffers)])
         assert disk.stats.high_water == slots == disk.stats.ring_size
-        (served,) = rig.services.blocks.disks_of(guest.domid)
-        assert (served.stats.ring_size, served.stats.high_water) == (slots, slots)
         for index in range(0, slots, 7):
             assert (await disk.read(index * 8, 1))[:8] == index.to_bytes(8, "little")
 
+    async with (
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([memory_disk(4 * MIB)]) as guest,
+    ):
+        await guest.run(fill_it)
+        (served,) = rig.services.blocks.disks_of(guest.domid)
+        assert served.stats.ring_size == slots
+        if isolation == "coroutine":  # a backend beside its frontend may take requests while others are put
+            assert served.stats.high_water == slots
 
-async def test_tasks_that_ask_together_share_a_notification(tmp_path: Path) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA)
+
+async def test_tasks_that_ask_together_share_a_notification(tmp_path: Path, isolation: str) -> None:
+    async def ask(kernel: Kernel, _state: State) -> None:
+        disk = await Disk.open(kernel, XVDA)
         await disk.read(0, 1)
         before = disk.stats.notifications_sent + disk.stats.notifications_suppressed
         async with anyio.create_task_group() as tasks:
@@ -107,10 +128,15 @@ async def test_tasks_that_ask_together_share_a_notification(tmp_path: Path) -> N
         assert disk.stats.requests == {"read": 33}
         assert disk.stats.latency.samples >= 2
 
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(ask)
 
-async def test_what_cannot_be_asked_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA)
+
+async def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
+    tmp_path: Path, isolation: str
+) -> None:
+    async def ask(kernel: Kernel, _state: State) -> None:
+        disk = await Disk.open(kernel, XVDA)
         end = disk.sectors
         (buffer,) = disk.buffers(1)
         for call in (
@@ -134,16 +160,17 @@ async def test_what_cannot_be_asked_is_refused_before_anything_is_sent(tmp_path:
         assert disk.stats.requests == {}
         await disk.read_many([])
 
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(ask)
 
-async def test_a_read_only_disk(tmp_path: Path) -> None:
+
+async def test_a_read_only_disk(tmp_path: Path, isolation: str) -> None:
     path = image(tmp_path)
-    content = path.read_bytes()
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(path, mode="r")]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA)
-        assert (disk.read_only, disk.can_flush, disk.can_discard) == (True, False, False)
-        assert await disk.read(0, 16) == content[: 16 * 512]
-        from frontends.block.errors import RequestFailed
 
+    async def try_to_write(kernel: Kernel, _state: State) -> None:
+        disk = await Disk.open(kernel, XVDA)
+        assert (disk.read_only, disk.can_flush, disk.can_discard) == (True, False, False)
+        assert await disk.read(0, 16) == content_of_image()[: 16 * 512]
         with pytest.raises(RequestFailed) as failed:
             await disk.write(5, bytes(512))
         assert (failed.value.operation, failed.value.sector, failed.value.status) == (1, 5, -1)
@@ -154,15 +181,18 @@ async def test_a_read_only_disk(tmp_path: Path) -> None:
         with pytest.raises(NotSupported):
             await disk.discard(0, 8)
         assert disk.stats.errors > 0
-    assert path.read_bytes() == content
 
-
-async def test_sectors_of_4096_bytes(tmp_path: Path) -> None:
     async with (
-        running_rig(tmp_path) as rig,
-        rig.guest([file_disk(image(tmp_path), sector_size=4096)]) as guest,
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([file_disk(path, mode="r")]) as guest,
     ):
-        disk = await Disk.open(guest.kernel, XVDA)
+        await guest.run(try_to_write)
+    assert path.read_bytes() == content_of_image()
+
+
+async def test_sectors_of_4096_bytes(tmp_path: Path, isolation: str) -> None:
+    async def use(kernel: Kernel, _state: State) -> None:
+        disk = await Disk.open(kernel, XVDA)
         assert (disk.sector_size, disk.sectors) == (4096, MIB // 512)
         await disk.write(8, b"y" * 8192)
         assert await disk.read(16, 8) == b"y" * 4096
@@ -174,33 +204,54 @@ async def test_sectors_of_4096_bytes(tmp_path: Path) -> None:
         with pytest.raises(DiskMisuse):
             await disk.read_many([(8, buffers[0]), (17, buffers[1])])
 
+    async with (
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([file_disk(image(tmp_path), sector_size=4096)]) as guest,
+    ):
+        await guest.run(use)
 
-async def test_a_resized_image(tmp_path: Path) -> None:
+
+async def test_a_resized_image(tmp_path: Path, isolation: str) -> None:
     path = image(tmp_path)
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(path)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA)
-        with path.open("r+b") as file:
-            file.truncate(2 * MIB)
-        assert not await rig.services.blocks.resize(guest.domid, 999)
-        async with anyio.create_task_group() as tasks:
-            sizes: list[int] = []
 
-            async def wait() -> None:
-                sizes.append(await disk.wait_resized())
+    async def begin_to_wait(kernel: Kernel, state: State) -> None:
+        async def wait() -> None:
+            state["size"] = await state["disk"].wait_resized()
 
-            tasks.start_soon(wait)
-            assert await rig.services.blocks.resize(guest.domid, XVDA)
-            assert not await rig.services.blocks.resize(guest.domid, XVDA)
-        assert sizes == [2 * MIB // 512]
+        kernel.tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+
+    async def size(_kernel: Kernel, state: State) -> int:
+        while "size" not in state:
+            await anyio.lowlevel.checkpoint()
+        return int(state["size"])
+
+    async def use_the_end(_kernel: Kernel, state: State) -> None:
+        disk = state["disk"]
         await disk.write(disk.sectors - 1, b"z" * 512)
         assert await disk.read(disk.sectors - 1, 1) == b"z" * 512
 
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([file_disk(path)]) as guest:
+        await guest.run(open_disk)
+        with path.open("r+b") as file:
+            file.truncate(2 * MIB)
+        assert not await rig.services.blocks.resize(guest.domid, 999)
+        await guest.run(begin_to_wait)
+        assert await rig.services.blocks.resize(guest.domid, XVDA)
+        assert not await rig.services.blocks.resize(guest.domid, XVDA)
+        assert await guest.run(size) == 2 * MIB // 512
+        await guest.run(use_the_end)
 
-async def test_two_disks_of_one_image_are_refused(tmp_path: Path) -> None:
+
+async def open_disk(kernel: Kernel, state: State) -> None:
+    state["disk"] = await Disk.open(kernel, XVDA)
+
+
+async def test_two_disks_of_one_image_are_refused(tmp_path: Path, isolation: str) -> None:
     path = image(tmp_path)
-    async with running_rig(tmp_path) as rig:
+    async with running_rig(tmp_path, isolation=isolation) as rig:
         async with rig.guest([file_disk(path)]) as first:
-            await Disk.open(first.kernel, XVDA)
+            await first.run(open_disk)
             async with rig.guest([file_disk(path)], name="second") as second:
                 store = rig.services.kernel.store
                 home = f"backend/vbd/{second.domid}/{XVDA}"
@@ -211,7 +262,7 @@ async def test_two_disks_of_one_image_are_refused(tmp_path: Path) -> None:
                         await anyio.lowlevel.checkpoint()
                 assert str(path) in await store.read(f"error/{home}/error")
         async with rig.guest([file_disk(path)], name="third") as third:
-            await Disk.open(third.kernel, XVDA)
+            await third.run(open_disk)
 
 
 class Model:
@@ -243,7 +294,7 @@ SECTORS = 1024
 
 @BOTH_PERSISTENCES
 @pytest.mark.parametrize("make", [memory_disk, None], ids=["memory", "file"])
-async def test_a_disk_is_a_byte_array(tmp_path: Path, make: object, persistent: bool) -> None:
+async def test_a_disk_is_a_byte_array(tmp_path: Path, isolation: str, make: object, persistent: bool) -> None:
     """Random reads, writes, discards, flushes and batches through the whole path, against a model."""
     config: DiskConfig = (
         memory_disk(SECTORS * SECTOR_BYTES)
@@ -258,14 +309,21 @@ async def test_a_disk_is_a_byte_array(tmp_path: Path, make: object, persistent: 
         examples.append(found)
 
     draw()
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([config]) as guest:
+        await guest.run(apply_all, persistent, examples)
+
+
+async def apply_all(
+    kernel: Kernel, _state: State, persistent: bool, examples: list[list[tuple[str, int, int, int]]]
+) -> None:
+    """Operations on a disk and its model."""
     model = Model(SECTORS)
     options = DiskOptions(persistent=persistent, ring_page_order=1, max_indirect_segments=32, staged_pages=64)
-    async with running_rig(tmp_path) as rig, rig.guest([config]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA, options)
-        for example in examples:
-            for step in example:
-                await apply(disk, model, step)
-        assert await disk.read(0, SECTORS) == model.content
+    disk = await Disk.open(kernel, XVDA, options)
+    for example in examples:
+        for step in example:
+            await apply(disk, model, step)
+    assert await disk.read(0, SECTORS) == model.content
 
 
 async def apply(disk: Disk, model: Model, step: tuple[str, int, int, int]) -> None:
