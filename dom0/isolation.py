@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import anyio
 import cloudpickle  # type: ignore[import-untyped]
 
 from hypervisor.vcpu.process.confinement import Confinement, confine
 from hypervisor.vcpu.process.execution import Image
+from hypervisor.vcpu.process.idling import run
 from hypervisor.vcpu.process.platform import attach
 from kernel.kernel import Kernel
 from kernel.program import run_program
@@ -83,4 +83,4 @@ def enter(payload: bytes, fds: list[int]) -> None:
         for shortcoming in shortcomings:
             print(f"not confined: {shortcoming}", file=sys.stderr)
     main: Main = pickle.loads(order.program)
-    anyio.run(partial(run_program, platform, main), backend=order.loop)
+    run(platform.idling, partial(run_program, platform, main), order.loop)

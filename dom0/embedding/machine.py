@@ -176,7 +176,11 @@ class RunningMachine:
             return
         first, self._has_processes = not self._has_processes, True
         image = isolated_image(
-            main, loop="trio" if in_trio() else "asyncio", origin_ns=self.host.origin_ns, outspoken=first
+            main,
+            loop="trio" if in_trio() else "asyncio",
+            origin_ns=self.host.origin_ns,
+            files=guest.files,
+            outspoken=first,
         )
         self.host.start_process(domain, image)
 
