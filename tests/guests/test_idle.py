@@ -12,9 +12,9 @@ from guests.idle import Args
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_ends_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_it_ends_when_its_time_is_over(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("idle", {"seconds": 0.05})
+        guest = await machine.start("idle", {"seconds": 0.05}, isolation=isolation)
         end = await guest.wait()
         assert (end.outcome, end.exit_code) == ("poweroff", 0)
         assert guest.console == "idle\n"
@@ -25,10 +25,10 @@ async def test_it_ends_when_its_time_is_over(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("args", [{}, {"seconds": 3600}])
 async def test_it_ends_when_it_is_asked(
-    word: str, outcome: str, args: dict[str, float], tmp_path: Path
+    word: str, outcome: str, args: dict[str, float], tmp_path: Path, isolation: str
 ) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("idle", args)
+        guest = await machine.start("idle", args, isolation=isolation)
         await guest.printed("^idle$")
         await machine.services.toolstack.request_shutdown(guest.domid, word)
         with anyio.fail_after(20):
@@ -37,18 +37,18 @@ async def test_it_ends_when_it_is_asked(
         assert guest.console == f"idle\nasked to {word}\n"
 
 
-async def test_a_word_that_it_does_not_know_is_ignored(tmp_path: Path) -> None:
+async def test_a_word_that_it_does_not_know_is_ignored(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("idle")
+        guest = await machine.start("idle", isolation=isolation)
         await guest.printed("^idle$")
         await machine.services.toolstack.request_shutdown(guest.domid, "explode")
         assert (await guest.shut_down()).exit_code == 0
 
 
-async def test_it_costs_an_upcall_now_and_then(tmp_path: Path) -> None:
+async def test_it_costs_an_upcall_now_and_then(tmp_path: Path, isolation: str) -> None:
     """Nothing is counted while it idles: only what it takes to boot, to print a word and to end."""
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("idle")
+        guest = await machine.start("idle", isolation=isolation)
         await guest.printed("^idle$")
         await anyio.wait_all_tasks_blocked()
         before = dict(guest.domain.counters.hypercalls)

@@ -1,7 +1,7 @@
 """A whole machine inside somebody's own tests: with pytest-asyncio, its fixtures included, and on trio.
 
 This is how an application's tests look that need dom0 services and guests. Nothing but `dom0.embedding` and the
-drivers that the guest programs themselves use is imported.
+drivers that the guest programs themselves use is imported. `isolation` says whether guests are processes.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ async def echo(kernel: Kernel) -> int:
 
 
 @pytest.mark.asyncio
-async def test_a_guest_writes_to_an_image(tmp_path: Path) -> None:
+async def test_a_guest_writes_to_an_image(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(writer, disks=[DISK])
+        guest = await machine.start(writer, disks=[DISK], isolation=isolation)
         end = await guest.wait()
         assert (end.outcome, end.exit_code, end.leaks) == ("poweroff", 0, ())
         assert guest.console == "stored\n"
@@ -55,14 +55,14 @@ async def test_a_guest_writes_to_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_asyncio_s_own_tools_work_beside_it(tmp_path: Path) -> None:
+async def test_asyncio_s_own_tools_work_beside_it(tmp_path: Path, isolation: str) -> None:
     """Timeouts, tasks, gather and cancellation are the application's own, not anyio's."""
     async with running_machine(tmp_path) as machine:
-        sleeper = await machine.start("idle")
+        sleeper = await machine.start("idle", isolation=isolation)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(sleeper.wait(), 0.01)
         guests = await asyncio.gather(
-            *(machine.start("hello", {"greeting": word}) for word in ("a", "b", "c"))
+            *(machine.start("hello", {"greeting": word}, isolation=isolation) for word in ("a", "b", "c"))
         )
         ends = await asyncio.gather(*(guest.wait() for guest in guests))
         assert [end.exit_code for end in ends] == [0, 0, 0]
@@ -75,14 +75,14 @@ async def test_asyncio_s_own_tools_work_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_test_that_is_cancelled_takes_its_machine_down(tmp_path: Path) -> None:
+async def test_a_test_that_is_cancelled_takes_its_machine_down(tmp_path: Path, isolation: str) -> None:
     machines: list[RunningMachine] = []
     runs = asyncio.Event()
 
     async def test() -> None:
         async with running_machine(tmp_path) as machine:
             machines.append(machine)
-            await machine.start("idle")
+            await machine.start("idle", isolation=isolation)
             runs.set()
             await asyncio.sleep(3600)
 
@@ -104,14 +104,14 @@ async def machine(tmp_path: Path) -> AsyncIterator[RunningMachine]:
 
 
 @pytest.mark.asyncio
-async def test_a_machine_from_a_fixture(machine: RunningMachine) -> None:
-    guest = await machine.start(writer, disks=[DISK])
+async def test_a_machine_from_a_fixture(machine: RunningMachine, isolation: str) -> None:
+    guest = await machine.start(writer, disks=[DISK], isolation=isolation)
     assert (await guest.wait()).exit_code == 0
 
 
 @pytest.mark.asyncio
-async def test_somebody_types_on_a_guest_s_console(machine: RunningMachine) -> None:
-    guest = await machine.start(echo)
+async def test_somebody_types_on_a_guest_s_console(machine: RunningMachine, isolation: str) -> None:
+    guest = await machine.start(echo, isolation=isolation)
     await guest.printed("ready")
     async with guest.terminal() as terminal:
         await terminal.send(b"good day\r")
@@ -121,15 +121,15 @@ async def test_somebody_types_on_a_guest_s_console(machine: RunningMachine) -> N
 
 
 @pytest.mark.asyncio
-async def test_guests_may_be_left_to_the_fixture(machine: RunningMachine) -> None:
+async def test_guests_may_be_left_to_the_fixture(machine: RunningMachine, isolation: str) -> None:
     for _ in range(3):
-        await machine.start("idle")
+        await machine.start("idle", isolation=isolation)
     assert len(machine.guests) == 3
 
 
 @pytest.mark.asyncio
-async def test_it_looks_into_its_store(machine: RunningMachine) -> None:
-    guest = await machine.start("idle", name="mine", memory="8MiB")
+async def test_it_looks_into_its_store(machine: RunningMachine, isolation: str) -> None:
+    guest = await machine.start("idle", name="mine", memory="8MiB", isolation=isolation)
     assert await machine.store.read(f"/local/domain/{guest.domid}/name") == "mine"
     assert await machine.store.read(f"/local/domain/{guest.domid}/memory/target") == str(8 << 10)
 
@@ -137,13 +137,13 @@ async def test_it_looks_into_its_store(machine: RunningMachine) -> None:
 # On trio
 
 
-def test_the_same_on_trio(tmp_path: Path) -> None:
+def test_the_same_on_trio(tmp_path: Path, isolation: str) -> None:
     async def main() -> None:
         async with running_machine(tmp_path) as machine:
-            guest = await machine.start(writer, disks=[DISK])
+            guest = await machine.start(writer, disks=[DISK], isolation=isolation)
             with trio.fail_after(20):
                 assert (await guest.wait()).exit_code == 0
-            sleeper = await machine.start("idle")
+            sleeper = await machine.start("idle", isolation=isolation)
             with trio.move_on_after(0.01) as scope:
                 await sleeper.wait()
             assert scope.cancelled_caught
@@ -152,13 +152,13 @@ def test_the_same_on_trio(tmp_path: Path) -> None:
     assert b"hello from the other side" in (tmp_path / "disk.img").read_bytes()
 
 
-def test_a_nursery_that_is_cancelled_takes_its_machine_down(tmp_path: Path) -> None:
+def test_a_nursery_that_is_cancelled_takes_its_machine_down(tmp_path: Path, isolation: str) -> None:
     machines: list[RunningMachine] = []
 
     async def test(runs: trio.Event) -> None:
         async with running_machine(tmp_path) as machine:
             machines.append(machine)
-            await machine.start("idle")
+            await machine.start("idle", isolation=isolation)
             runs.set()
             await trio.sleep_forever()
 

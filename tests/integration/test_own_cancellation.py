@@ -24,10 +24,10 @@ async def cancels_its_own_task(kernel: Kernel) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("program", [awaits_what_it_cancelled, cancels_its_own_task])
-async def test_only_that_guest_crashes(tmp_path: Path, program: object) -> None:
+async def test_only_that_guest_crashes(tmp_path: Path, program: object, isolation: str) -> None:
     async with asyncio.timeout(30), running_machine(tmp_path) as machine:
-        bystander = await machine.start("idle", {"seconds": 0.2})
-        guest = await machine.start(program)  # type: ignore[arg-type]
+        bystander = await machine.start("idle", {"seconds": 0.2}, isolation=isolation)
+        guest = await machine.start(program, isolation=isolation)  # type: ignore[arg-type]
         assert (await guest.wait()).outcome == "crash"
         assert (await bystander.wait()).outcome == "poweroff"
         assert machine.core.audit() == []

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -47,78 +48,80 @@ def stop(machine: RunningMachine, error: Exception) -> None:
     machine.services.kernel.tasks.start_soon(fail)
 
 
-async def test_a_ready_made_guest_by_name(tmp_path: Path) -> None:
+async def test_a_ready_made_guest_by_name(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("hello", {"greeting": "Hi"}, name="greeter")
+        guest = await machine.start("hello", {"greeting": "Hi"}, name="greeter", isolation=isolation)
         end = await guest.wait()
         assert (end.outcome, end.exit_code, end.crash, end.leaks) == ("poweroff", 0, "", ())
         assert guest.console == "Hi from greeter, domain 1\n"
         assert (tmp_path / "greeter.log").read_text() == guest.console
 
 
-async def test_a_function_with_arguments_of_its_own(tmp_path: Path) -> None:
+async def test_a_function_with_arguments_of_its_own(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
         for args, expected in (({"upto": 4}, 10), (Count(upto=2), 3), ({}, 6)):
-            assert (await (await machine.start(count, args)).wait()).exit_code == expected
+            assert (
+                await (await machine.start(count, args, isolation=isolation)).wait()
+            ).exit_code == expected
         with pytest.raises(ValidationError):
-            await machine.start(count, {"upto": "many"})
+            await machine.start(count, {"upto": "many"}, isolation=isolation)
         with pytest.raises(ValidationError):
-            await machine.start(count, HelloArgs())
+            await machine.start(count, HelloArgs(), isolation=isolation)
 
 
-async def test_what_cannot_be_started_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
+async def test_what_cannot_be_started_leaves_the_machine_as_it_was(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
         with pytest.raises(ProgramError):
-            await machine.start("helo")
+            await machine.start("helo", isolation=isolation)
         with pytest.raises(ProgramError):
-            await machine.start(print)  # type: ignore[arg-type]
+            await machine.start(print, isolation=isolation)  # type: ignore[arg-type]
         with pytest.raises(BackendError):
-            await machine.start("hello", disks=[DiskSpec(vdev="xvda", backend="none")])
+            await machine.start("hello", disks=[DiskSpec(vdev="xvda", backend="none")], isolation=isolation)
         with pytest.raises(ValidationError):
-            await machine.start("hello", disks=[DiskSpec(vdev="xvda", backend="memory")])
+            await machine.start("hello", disks=[DiskSpec(vdev="xvda", backend="memory")], isolation=isolation)
         with pytest.raises(ValidationError):
-            await machine.start("hello", memory="1KiB")
+            await machine.start("hello", memory="1KiB", isolation=isolation)
         with pytest.raises(BuildError):
-            await machine.start("hello", memory="2GiB")
+            await machine.start("hello", memory="2GiB", isolation=isolation)
         assert not machine.guests
         assert list(machine.core.domains) == [0]
-        guest = await machine.start("hello")
+        guest = await machine.start("hello", isolation=isolation)
         assert (await guest.wait()).exit_code == 0
 
 
-async def test_relative_images_lie_in_the_machine_s_folder(tmp_path: Path) -> None:
+async def test_relative_images_lie_in_the_machine_s_folder(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path / "new" / "folder") as machine:
         disk = DiskSpec(vdev="xvda", config={"path": "disk.img", "size": "1MiB"})
-        guest = await machine.start("block-exerciser", {"requests": 10}, disks=[disk])
+        guest = await machine.start("block-exerciser", {"requests": 10}, disks=[disk], isolation=isolation)
         assert (await guest.wait()).exit_code == 0
         assert "verify OK" in guest.console
     assert (tmp_path / "new" / "folder" / "disk.img").stat().st_size == 1 << 20
 
 
-async def test_a_crash_is_told_with_its_traceback_and_harms_nobody(tmp_path: Path) -> None:
+async def test_a_crash_is_told_with_its_traceback_and_harms_nobody(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        neighbour = await machine.start(programs.sleep)
-        guest = await machine.start(programs.crash)
+        neighbour = await machine.start(programs.sleep, isolation=isolation)
+        guest = await machine.start(programs.crash, isolation=isolation)
         end = await guest.wait()
         assert (end.outcome, end.exit_code) == ("crash", None)
         assert "RuntimeError: on purpose" in end.crash
         assert "tests/dom0/programs.py" in end.crash
-        assert (await (await machine.start(programs.five)).wait()).exit_code == 5
+        assert (await (await machine.start(programs.five, isolation=isolation)).wait()).exit_code == 5
         assert neighbour.end is None
         assert (await neighbour.shut_down()).outcome == "poweroff"
 
 
-async def test_leaks_are_named(tmp_path: Path) -> None:
+async def test_leaks_are_named(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(leaky)
+        guest = await machine.start(leaky, isolation=isolation)
         end = await guest.wait()
         (leak,) = end.leaks
         assert "for domain 0 by program, never ended" in leak
 
 
-async def test_the_end_is_the_same_for_all_who_wait(tmp_path: Path) -> None:
+async def test_the_end_is_the_same_for_all_who_wait(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(programs.sleep)
+        guest = await machine.start(programs.sleep, isolation=isolation)
         ends = []
 
         async def wait() -> None:
@@ -134,15 +137,17 @@ async def test_the_end_is_the_same_for_all_who_wait(tmp_path: Path) -> None:
         assert await guest.destroy() is guest.end
 
 
-async def test_a_guest_that_hears_nothing_is_destroyed_when_patience_ends(tmp_path: Path) -> None:
+async def test_a_guest_that_hears_nothing_is_destroyed_when_patience_ends(
+    tmp_path: Path, isolation: str
+) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(programs.deaf)
+        guest = await machine.start(programs.deaf, isolation=isolation)
         assert (await guest.shut_down(patience_s=0.05)).outcome == "destroyed"
 
 
-async def test_an_idle_guest_ends_by_itself_when_it_is_asked(tmp_path: Path) -> None:
+async def test_an_idle_guest_ends_by_itself_when_it_is_asked(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("idle")
+        guest = await machine.start("idle", isolation=isolation)
         await guest.printed("idle")
         end = await guest.shut_down()
         assert (end.outcome, end.exit_code) == ("poweroff", 0)
@@ -159,9 +164,9 @@ async def say(kernel: Kernel) -> int:
     return 0
 
 
-async def test_a_pattern_is_waited_for_on_the_console(tmp_path: Path) -> None:
+async def test_a_pattern_is_waited_for_on_the_console(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(say)
+        guest = await machine.start(say, isolation=isolation)
         found = await guest.printed(r"^line (49\d\d)$")
         assert found[1] == "4900"
         await guest.printed("the last word")
@@ -173,19 +178,19 @@ async def test_a_pattern_is_waited_for_on_the_console(tmp_path: Path) -> None:
         assert caught.value.printed.endswith("the last word\n")
 
 
-async def test_a_guest_that_ends_without_the_pattern(tmp_path: Path) -> None:
+async def test_a_guest_that_ends_without_the_pattern(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start("hello")
+        guest = await machine.start("hello", isolation=isolation)
         with anyio.fail_after(20), pytest.raises(NeverPrinted):
             await guest.printed("bye")
-        crashed = await machine.start(programs.crash)
+        crashed = await machine.start(programs.crash, isolation=isolation)
         with anyio.fail_after(20), pytest.raises(NeverPrinted):
             await crashed.printed("bye")
 
 
-async def test_guests_are_cleared_away_though_nobody_waits(tmp_path: Path) -> None:
+async def test_guests_are_cleared_away_though_nobody_waits(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guests = [await machine.start(programs.five) for _ in range(3)]
+        guests = [await machine.start(programs.five, isolation=isolation) for _ in range(3)]
         with anyio.fail_after(20):
             async with machine.store.watch("/local/domain") as watch:
                 async for _ in watch:
@@ -195,10 +200,14 @@ async def test_guests_are_cleared_away_though_nobody_waits(tmp_path: Path) -> No
         assert not machine.guests
 
 
-async def test_guests_that_still_run_at_the_end_are_destroyed_the_youngest_first(tmp_path: Path) -> None:
+async def test_guests_that_still_run_at_the_end_are_destroyed_the_youngest_first(
+    tmp_path: Path, isolation: str
+) -> None:
     said: list[str] = []
     async with running_machine(tmp_path, log=said.append) as machine:
-        guests = [await machine.start(programs.deaf, name=name) for name in ("old", "young")]
+        guests = [
+            await machine.start(programs.deaf, name=name, isolation=isolation) for name in ("old", "young")
+        ]
     assert [guest.end.outcome for guest in guests if guest.end] == ["destroyed", "destroyed"]
     assert [line for line in said if "has ended" in line] == [
         "young has ended: destroyed, exit code None",
@@ -207,20 +216,20 @@ async def test_guests_that_still_run_at_the_end_are_destroyed_the_youngest_first
     assert list(machine.core.domains) == [0]
 
 
-async def test_nothing_can_be_started_on_a_machine_that_has_ended(tmp_path: Path) -> None:
+async def test_nothing_can_be_started_on_a_machine_that_has_ended(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(programs.five)
+        guest = await machine.start(programs.five, isolation=isolation)
         await guest.wait()
     with pytest.raises(MachineStopped):
-        await machine.start(programs.five)
+        await machine.start(programs.five, isolation=isolation)
 
 
-async def test_a_start_that_is_cancelled_leaves_no_guest(tmp_path: Path) -> None:
+async def test_a_start_that_is_cancelled_leaves_no_guest(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
         for delay in range(5):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(machine.start, programs.sleep)
+                    tasks.start_soon(partial(machine.start, programs.sleep, isolation=isolation))
                     for _ in range(delay):
                         await checkpoint()
                     scope.cancel()
@@ -231,10 +240,12 @@ async def test_a_start_that_is_cancelled_leaves_no_guest(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 4))
-async def test_a_machine_may_end_while_a_guest_is_being_built(turns: int, tmp_path: Path) -> None:
+async def test_a_machine_may_end_while_a_guest_is_being_built(
+    turns: int, tmp_path: Path, isolation: str
+) -> None:
     async def start(machine: RunningMachine) -> None:
         with suppress(MachineStopped):
-            await machine.start(programs.deaf)
+            await machine.start(programs.deaf, isolation=isolation)
 
     async with anyio.create_task_group() as tasks, running_machine(tmp_path) as machine:
         tasks.start_soon(start, machine)
@@ -244,39 +255,39 @@ async def test_a_machine_may_end_while_a_guest_is_being_built(turns: int, tmp_pa
     assert not machine.guests
 
 
-async def test_an_error_in_the_body_comes_out_as_it_is(tmp_path: Path) -> None:
+async def test_an_error_in_the_body_comes_out_as_it_is(tmp_path: Path, isolation: str) -> None:
     class Mine(Exception): ...
 
     async def body() -> None:
         async with running_machine(tmp_path) as machine:
-            await machine.start(programs.sleep)
+            await machine.start(programs.sleep, isolation=isolation)
             raise Mine
 
     with pytest.raises(Mine):
         await body()
 
 
-async def test_a_dom0_that_breaks_ends_the_machine_with_its_traceback(tmp_path: Path) -> None:
+async def test_a_dom0_that_breaks_ends_the_machine_with_its_traceback(tmp_path: Path, isolation: str) -> None:
     async def body() -> None:
         async with running_machine(tmp_path) as machine:
-            guest = await machine.start(programs.sleep)
+            guest = await machine.start(programs.sleep, isolation=isolation)
             stop(machine, ZeroDivisionError("in a service"))
             with anyio.fail_after(20), pytest.raises(MachineStopped):
                 await guest.wait()
             with pytest.raises(MachineStopped):
-                await machine.start(programs.five)
+                await machine.start(programs.five, isolation=isolation)
 
     with pytest.raises(MachineStopped, match="dom0 ended with crash") as caught:
         await body()
     assert "ZeroDivisionError: in a service" in caught.value.why
 
 
-async def test_a_dom0_that_breaks_while_a_guest_is_being_built(tmp_path: Path) -> None:
+async def test_a_dom0_that_breaks_while_a_guest_is_being_built(tmp_path: Path, isolation: str) -> None:
     async def body() -> None:
         async with running_machine(tmp_path) as machine:
             stop(machine, ZeroDivisionError())
             with anyio.fail_after(20):
-                await machine.start(programs.five)
+                await machine.start(programs.five, isolation=isolation)
 
     with pytest.raises(MachineStopped):
         await body()
@@ -289,11 +300,11 @@ async def test_a_machine_smaller_than_its_dom0_is_refused(tmp_path: Path) -> Non
 
 
 async def test_what_is_said_goes_to_logging_by_default(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, isolation: str
 ) -> None:
     caplog.set_level(logging.INFO, "domzero")
     async with running_machine(tmp_path) as machine:
-        await (await machine.start(programs.crash, name="bad")).wait()
+        await (await machine.start(programs.crash, name="bad", isolation=isolation)).wait()
     assert "bad starts as domain 1: crash, 16.0MiB" in caplog.text
     assert "(XEN) d1: RuntimeError: on purpose" in caplog.text
     assert "bad has ended: crash, exit code None" in caplog.text
@@ -308,17 +319,19 @@ async def no_disk(kernel: Kernel) -> int:
     return 0
 
 
-async def test_a_disk_whose_image_is_missing_fails_to_connect(tmp_path: Path) -> None:
+async def test_a_disk_whose_image_is_missing_fails_to_connect(tmp_path: Path, isolation: str) -> None:
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(no_disk, disks=[DiskSpec(vdev="xvda", config={"path": "none.img"})])
+        guest = await machine.start(
+            no_disk, disks=[DiskSpec(vdev="xvda", config={"path": "none.img"})], isolation=isolation
+        )
         with anyio.fail_after(20):
             assert (await guest.wait()).exit_code == 1
 
 
-async def test_disks_come_and_go(tmp_path: Path) -> None:
+async def test_disks_come_and_go(tmp_path: Path, isolation: str) -> None:
     disk = DiskSpec(vdev="xvdb", backend="memory", config={"size": "1MiB"})
     async with running_machine(tmp_path) as machine:
-        guest = await machine.start(programs.sleep)
+        guest = await machine.start(programs.sleep, isolation=isolation)
         await guest.attach(disk)
         assert await guest.detach("xvdb")
         await guest.destroy()
