@@ -37,6 +37,7 @@ from hypervisor.vcpu.process.wire import (
     MAX_REQUEST_BYTES,
     Change,
     ChannelBroken,
+    ChannelClosed,
     Request,
     RequestKind,
     decode_request,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from hypervisor.vcpu.state import Vcpu
 
 OUTPUT_BYTES: Final = 4096
+LEAVING_SECONDS: Final = 1.0
+"""how long a process may take to end that has closed its channel"""
 ENDING_SECONDS: Final = 10.0
 """how long a killed process may take to be gone"""
 
@@ -219,9 +222,19 @@ class ProcessVcpu:
                 bits.post = post
                 await _reply(channel, result, told)
                 await checkpoint()  # one that asks and asks leaves others their turn
+        except ChannelClosed as closed:
+            await self._let_it_end(child, str(closed))
         except ChannelBroken as broken:
             self._broken = str(broken)
             child.kill()
+
+    async def _let_it_end(self, child: Child, why: str) -> None:
+        """A process that ends closes its channel first; one that goes on without is killed."""
+        with anyio.move_on_after(LEAVING_SECONDS):
+            await child.wait()
+            return
+        self._broken = why
+        child.kill()
 
     def _count(self, request: Request) -> None:
         """What the process says of itself is shown in reports and used for nothing else."""
@@ -326,10 +339,10 @@ async def _receive(channel: socket.socket) -> bytes:
         except BlockingIOError:
             await wait_readable(channel)
         except OSError as error:
-            raise ChannelBroken(f"its channel is broken: {error}") from error
+            raise ChannelClosed(f"its channel is broken: {error}") from error
         else:
             if not data:
-                raise ChannelBroken("it has closed its channel")
+                raise ChannelClosed("it has closed its channel")
             return data
 
 
@@ -350,6 +363,6 @@ async def _send(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> No
         except BlockingIOError:
             await wait_writable(channel)
         except OSError as error:
-            raise ChannelBroken(f"its channel is broken: {error}") from error
+            raise ChannelClosed(f"its channel is broken: {error}") from error
         else:
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from enum import IntEnum
 from struct import Struct as Codec
 from typing import Final, NamedTuple
@@ -42,17 +43,19 @@ class ChangeKind(IntEnum):
     MAP_PAGE = 4
     """fd: one page appears at `gpfn`; writable if `pages`"""
     MOVE_PAGE = 5
-    """fd: the domain's own page at `gpfn` lies there from now on, with the same content"""
+    """fd: the domain's own page `gpfn` lies there from now on"""
     UNMAP = 6
     """`pages` pages from `gpfn` on are there no more"""
     LISTEN = 7
     """fds (if `pages`): memory and pipe of bell `number`; it may ring for port `gpfn`"""
     DEAF = 8
-    """bell `number` rings for port `gpfn` no more"""
+    """bell `number` rings for port `gpfn` no more; if `pages`, what it has rung so far still counts"""
     RING = 9
     """fds (if `pages`): memory and pipe of bell `number`; an event for port `gpfn` rings it at `offset`"""
     SILENCE = 10
     """events for port `gpfn` are hypercalls again"""
+    DROP_EXTENT = 11
+    """nothing of extent `number` is the domain's any more"""
 
 
 DESCRIPTORS: Final = {
@@ -66,7 +69,6 @@ DESCRIPTORS: Final = {
 OPTIONAL: Final = (ChangeKind.LISTEN, ChangeKind.RING)
 """they come if `pages` is not 0"""
 
-ANY_BELL: Final = 0
 TO_HYPERVISOR: Final = 1
 """number of the bell by which a process rings for domains of the hypervisor's own process"""
 
@@ -112,6 +114,10 @@ class ChannelBroken(Exception):
     """The other end sent what no vCPU sends, or nothing any more."""
 
 
+class ChannelClosed(ChannelBroken):
+    """There is no other end any more."""
+
+
 def decode_request(data: bytes) -> Request:
     """Raises ChannelBroken: found and expected."""
     size = len(data) - REQUEST.size
@@ -129,25 +135,15 @@ def decode_request(data: bytes) -> Request:
 _KINDS: Final = {int(kind): kind for kind in RequestKind}
 
 
-def encode_replies(
-    result: int, changes: Sequence[Change], *, unfinished: bool = False
-) -> Iterator[tuple[bytes, list[int]]]:
-    """The packets of an answer, each with its descriptors. unfinished: more will follow the last one, too."""
-    first = 0
-    while True:
-        fds: list[int] = []
-        last = first
-        while last < len(changes) and last - first < MAX_CHANGES:
-            if len(fds) + len(changes[last].fds) > MAX_DESCRIPTORS:
-                break
-            fds += changes[last].fds
-            last += 1
-        more = last < len(changes)
-        head = REPLY.pack(result, last - first, more or unfinished)
-        yield head + b"".join(map(_encode_change, changes[first:last])), fds
-        if not more:
-            return
-        first = last
+def encode_reply(result: int, changes: Sequence[Change], *, more: bool) -> tuple[bytes, list[int]]:
+    """One packet of an answer, with its descriptors. At most MAX_CHANGES with MAX_DESCRIPTORS; more: it is not
+    the last one.
+    """
+    fds: list[int] = []
+    for change in changes:
+        fds += change.fds
+    head = REPLY.pack(result, len(changes), more)
+    return head + b"".join(map(_encode_change, changes)), fds
 
 
 def _encode_change(change: Change) -> bytes:
@@ -162,33 +158,27 @@ def send_packet(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> No
         channel.send(packet)
 
 
-def receive_reply(channel: socket.socket) -> tuple[int, list[Change]]:
-    """Waits for the whole answer: its result and changes; the descriptors are the caller's now.
+def receive_packet(channel: socket.socket) -> tuple[int, bool, list[Change]]:
+    """Waits for one packet of an answer: result, whether more packets follow, and changes; the descriptors are
+    the caller's now.
 
-    Raises ChannelBroken when the other end is gone.
+    Raises ChannelBroken when the other end is gone, or descriptors are missing.
     """
-    changes: list[Change] = []
-    while True:
-        data, fds = _receive_packet(channel)
-        result, count, more = REPLY.unpack_from(data)
-        if count:
-            changes += _decode_changes(data[REPLY.size :], fds)
-        if not more:
-            return result, changes
-
-
-def _receive_packet(channel: socket.socket) -> tuple[bytes, Iterator[int]]:
-    data, ancillary, _flags, _address = channel.recvmsg(MAX_REPLY_BYTES, _FD_SPACE)
+    data, ancillary, flags, _address = channel.recvmsg(MAX_REPLY_BYTES, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
     if not data:
         raise ChannelBroken("the hypervisor is gone")
     fds = array.array("i")
     for _level, _kind, content in ancillary:
         fds.frombytes(content[: len(content) - len(content) % 4])
-    return data, iter(fds)
+    if flags & socket.MSG_CTRUNC:
+        raise ChannelBroken("descriptors of its memory did not arrive: it has too many open files")
+    result, count, more = REPLY.unpack_from(data)
+    return result, bool(more), list(_decode_changes(data[REPLY.size :], fds)) if count else []
 
 
-def _decode_changes(data: bytes, fds: Iterator[int]) -> Iterator[Change]:
+def _decode_changes(data: bytes, fds: Sequence[int]) -> Iterator[Change]:
+    unused = iter(fds)
     for number, count, gpfn, which, offset in CHANGE.iter_unpack(data):
         kind = ChangeKind(number)
         expected = DESCRIPTORS.get(kind, 0) * (bool(count) if kind in OPTIONAL else 1)
-        yield Change(kind, gpfn, count, which, offset, tuple(next(fds) for _ in range(expected)))
+        yield Change(kind, gpfn, count, which, offset, tuple(islice(unused, expected)))
