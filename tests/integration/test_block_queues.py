@@ -109,6 +109,7 @@ async def test_a_batch_is_one_run_on_one_queue(tmp_path: Path) -> None:
         shown = disk.stats.notifications_sent + disk.stats.notifications_suppressed
         await disk.write_many([(index * 8, buffer) for index, buffer in enumerate(buffers)])
         assert disk.stats.notifications_sent + disk.stats.notifications_suppressed == shown + 1
+        await anyio.wait_all_tasks_blocked()  # nobody looks at the rings any more
         async with anyio.create_task_group() as tasks:
             for sector in range(64):
                 tasks.start_soon(disk.read, sector, 1)

@@ -109,6 +109,12 @@ async def test_a_batch_stays_together_and_goes_where_the_fewest_are() -> None:
     assert played.waiting == [6, 7, RING]
     played.submit(1)  # there are 68 more that wait for room on the last
     assert played.waiting == [7, 7, RING]
+    assert played.stats.notifications_sent == sum(played.bells.values())
+    assert (played.stats.high_water, played.stats.ring_size) == (RING, RING)
+    before = played.stats.notifications_sent, played.stats.notifications_suppressed
+    played.reconnect(2)
+    assert played.stats.notifications_sent == sum(played.bells.values()) > before[0]
+    assert played.stats.notifications_suppressed >= before[1]
 
 
 async def test_what_tasks_ask_for_in_one_pass_costs_one_notification() -> None:
