@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fork_servers import quick_fork_servers
+from tests.fork_servers import quick_servers
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -15,8 +15,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def _quick_fork_servers() -> Iterator[None]:
-    with quick_fork_servers():
+def quick_fork_servers() -> Iterator[None]:
+    """Processes of guests start in milliseconds, on every machine."""
+    with quick_servers():
         yield
 
 
@@ -25,5 +26,5 @@ def isolation(request: pytest.FixtureRequest) -> str:
     """How the guests of a test are executed: each test that asks for this runs once with each."""
     mode: str = request.param
     if mode == "process":
-        request.getfixturevalue("_quick_fork_servers")
+        request.getfixturevalue("quick_fork_servers")
     return mode

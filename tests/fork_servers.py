@@ -117,7 +117,7 @@ class BornServer:
 
 
 @contextmanager
-def quick_fork_servers() -> Iterator[None]:
+def quick_servers() -> Iterator[None]:
     """Machines that are started inside the context have such fork servers."""
     nursery = Nursery()
     with patch("hypervisor.vcpu.process.spawner.ServerProcess", nursery):
