@@ -70,6 +70,8 @@ class GrantedPages:
 
     Attributes:
         recent: gref to page, of those used lately; what the ring's quick path looks into.
+        lists: the pages of whole lists of grefs, by the bytes that list them; for the quick path to keep and
+            to find again. Emptied when pages are about to go.
         map_failures: grants that could not be mapped.
     """
 
@@ -85,6 +87,7 @@ class GrantedPages:
         self._budget = budget
         self._limit = limit
         self.recent: dict[int, FullPage] = {}
+        self.lists: dict[bytes, list[memoryview]] = {}
         self._older: dict[int, FullPage] = {}
         self._mappings: dict[int, Mapping] = {}
         self._leases: set[Lease] = set()
@@ -117,6 +120,7 @@ class GrantedPages:
 
     def close(self) -> None:
         """Unmaps everything. Every lease must have been released."""
+        self.lists.clear()
         self.recent.clear()
         self._older.clear()
         self._unmap(list(self._mappings.values()))
@@ -158,6 +162,7 @@ class GrantedPages:
         """
         missing = wanted - self._room()
         if missing > 0:
+            self.lists.clear()
             missing = max(missing, self._limit // 16)
             if len(self._older) < missing:
                 self._older.update(self.recent)

@@ -23,6 +23,7 @@ from ringbuffers.protocols.blkif_columns import (
 )
 
 _SECTOR_SHIFT: Final = SECTOR_BYTES.bit_length() - 1
+_LISTS_KEPT: Final = 64
 
 
 class Found(NamedTuple):
@@ -99,11 +100,8 @@ class WholePages:
         if not self._usable or sector & self._unaligned or sector + sectors > disk.sectors:
             return None
         listed = self._listed(request)
-        if listed is None:
-            return None
-        pages = list(map(self._pages.recent.get, listed))
-        found = [page for page in pages if page is not None]
-        if len(found) < len(pages):
+        buffers = self._pages.lists.get(listed) or self._buffers(listed)
+        if buffers is None:
             return None
         transfer = Transfer(
             request.id,
@@ -113,15 +111,31 @@ class WholePages:
             sectors << _SECTOR_SHIFT,
             segments=(),
         )
-        return self._service.at_once(transfer, FoundBuffers(list(chain.from_iterable(found))))
+        return self._service.at_once(transfer, FoundBuffers(buffers))
 
-    def _listed(self, request: Listed) -> Sequence[int] | None:
-        """The grefs that `request` lists, if all of them are whole pages."""
+    def _listed(self, request: Listed) -> bytes:
+        """A copy of what lists the pages of `request`; empty if it is not mapped."""
         listed = b""
         left = request.nr_segments * blkif.SEGMENT.size
         for gref in request.grefs:
             page = self._pages.recent.get(gref)
             if page is None:
-                return None
+                return b""
             listed += page[0][: left - len(listed)]
-        return whole_page_list(listed)
+        return listed
+
+    def _buffers(self, listed: bytes) -> list[memoryview] | None:
+        """The listed pages, if all of them are whole and mapped. A frontend uses few lists, again and again:
+        they are kept.
+        """
+        grefs = whole_page_list(listed)
+        if not grefs:
+            return None
+        pages = [page for page in map(self._pages.recent.get, grefs) if page is not None]
+        if len(pages) < len(grefs):
+            return None
+        lists = self._pages.lists
+        if len(lists) >= _LISTS_KEPT:
+            lists.clear()
+        buffers = lists[listed] = list(chain.from_iterable(pages))
+        return buffers

@@ -219,3 +219,37 @@ def test_a_list_is_left_to_the_slow_path_by_a_store_that_waits_and_its_failure_i
     stats = BlockStats()
     assert WholePages(Service(OpenedStore(store), stats), pages).serve_list(large(0, 0, 12)) == -1
     assert stats.errors
+
+
+def test_a_list_that_came_before_is_not_found_when_its_pages_are_gone() -> None:
+    grants = FakeGrants(16)
+    pages = GrantedPages(cast(Grants, grants), 1, PageBudget(), 4)
+    pages.lease([(gref, True) for gref in (0, 1, LIST)]).release()
+    blkif.pack_indirect_segments(grants.memory[LIST], [(0, 0, 7), (1, 0, 7)])
+    disk = opened(read_only=False, sector_size=512)
+    whole = WholePages(Service(disk, BlockStats()), pages)
+    for place in range(2):
+        grants.memory[0][:] = bytes([place + 1]) * 4096
+        assert whole.serve_list(large(1, place * 16, 2)) == 0
+    found = bytearray(3 * 4096)
+    disk.store.read(0, [memoryview(found)])
+    assert found == b"\1" * 4096 + bytes(4096) + b"\2" * 4096
+    pages.lease([(gref, False) for gref in (2, 3, 4)]).release()  # which need the place of the others
+    pages.lease([(LIST, True)]).release()
+    assert not {0, 1} & grants.mapped.keys()
+    assert whole.serve_list(large(1, 0, 2)) is None
+    pages.lease([(0, True), (1, True)]).release()
+    pages.close()
+    assert whole.serve_list(large(1, 0, 2)) is None
+    assert not grants.mapped
+
+
+def test_few_lists_are_kept() -> None:
+    grants, pages = mapped_pages()
+    pages.lease([(LIST, True)]).release()
+    whole = WholePages(Service(opened(read_only=False, sector_size=512), BlockStats()), pages)
+    for number in range(1000):
+        listed = [(number >> shift & 7, 0, 7) for shift in (0, 3, 6, 9)]
+        blkif.pack_indirect_segments(grants.memory[LIST], listed)
+        assert whole.serve_list(large(1, 0, 4)) == 0
+    assert 0 < len(pages.lists) <= 64
