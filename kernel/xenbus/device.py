@@ -16,6 +16,7 @@ import anyio
 
 from kernel.ledger import owned_by
 from kernel.parking import Broadcast, Latch
+from kernel.rate_limit import RateLimit
 from kernel.xenbus.drivers import (
     ClosedByPeer,
     ClosedByUs,
@@ -69,6 +70,7 @@ class Device(ABC):
         self._again = False
         self._engaged = False
         self._look_at_own = False
+        self._errors = RateLimit(kernel.clock.now_ns)  # a peer causes them as it likes
         self._notes: deque[tuple[Event, Exception | None]] = deque()
         self._woken = Latch()
         self._changed = Broadcast()
@@ -132,6 +134,7 @@ class Device(ABC):
             self.closed = self.closed or ClosedByUs(self.path)
             with anyio.move_on_after(TAKE_DOWN_SECONDS, shield=True):
                 await self._take_down()
+            self._log_missed_errors()
             self.kernel.devices.pop(self, None)
             self._changed.announce()
 
@@ -288,11 +291,17 @@ class Device(ABC):
             await self._report(error)
 
     async def _report(self, error: Exception) -> None:
-        self.kernel.log(f"xenbus: {self.path}: {error}")
+        if self._errors.allows():
+            self._log_missed_errors()
+            self.kernel.log(f"xenbus: {self.path}: {error}")
         try:
             await write_error(self.kernel.store, self.path, error)
         except StoreConnectionBroken:
             return
+
+    def _log_missed_errors(self) -> None:
+        if missed := self._errors.take_missed():
+            self.kernel.log(f"xenbus: {self.path}: {missed} errors were not logged")
 
     def _note(self, event: Event, error: Exception | None = None) -> None:
         if (event, error) not in self._notes:

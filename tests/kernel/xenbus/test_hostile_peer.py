@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernel.rate_limit import BURST
 from kernel.xenbus import BackendDevice, ClosedByPeer, DeviceFailed, FrontendDevice, XenbusState
 from kernel.xenbus.folder import MAX_FOLDER_NODES, PeerKeysViolation
 from kernel.xenbus.states import BadPeerState
@@ -31,6 +32,31 @@ async def test_a_frontend_that_writes_no_state_loses_its_device(anyio_backend: s
         await device.dom0.store.read(f"error/backend/{KIND}/{device.domid}/{DEVID}/error")
         await device.guest.store.write(f"device/{KIND}/{DEVID}/state", "6")
         await device.reach(S.Closed, S.Closed)
+
+
+async def test_a_frontend_that_flaps_does_not_fill_the_log(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some errors are logged, the others are counted; the error node has the last."""
+    monkeypatch.setattr("kernel.rate_limit.INTERVAL_NS", 1 << 62)
+    async with attached(use=False) as device:
+        await device.reach(S.Initialising, S.InitWait)
+        error = f"error/backend/{KIND}/{device.domid}/{DEVID}/error"
+        state, errors = f"device/{KIND}/{DEVID}/state", 40
+        async with device.dom0.store.watch(error) as told:
+            for number in range(errors):
+                await device.guest.store.write(state, f"garbage {number}")
+                while f"garbage {number}" not in str(await device.dom0.store.read_many([error])):
+                    await told.__anext__()
+        console, logged = device.world.console, f"xenbus: backend/{KIND}/{device.domid}/{DEVID}: "
+        assert console[0].count(logged) == BURST
+        back = device.back
+        await device.detach()
+        await device.guest.store.write(state, "6")
+        while back in device.dom0.devices:
+            await anyio.lowlevel.checkpoint()
+        lines = [line for line in console[0].splitlines() if line.startswith(logged)]
+        assert lines[BURST:] == [f"{logged}{errors - BURST} errors were not logged"]
 
 
 @pytest.mark.parametrize("text", GARBAGE)
