@@ -16,7 +16,7 @@ from hypervisor.errors import BadGpfn, GuestFault, XenError
 from hypervisor.extent import PAGE_SHIFT, PAGE_SIZE
 from hypervisor.frames import FrameTable
 from hypervisor.guest_access import GuestAccess, S
-from hypervisor.physmap_changes import Change, MapPage, MapRam, Unmap
+from hypervisor.physmap_changes import Journal, MapPage, MapRam, Unmap
 
 GPFN_LIMIT: Final = 1 << 32  # 44-bit guest-physical addresses
 PAGE_MASK: Final = PAGE_SIZE - 1
@@ -75,14 +75,14 @@ class GuestMemory(GuestAccess):
     """The physmap of domain `domid`. `version` changes whenever a page leaves it, so that a view taken
     before may be stale.
 
-    `journal`, if somebody follows the physmap, gets every change in order; he takes out what he has seen.
+    `journal`, if somebody follows the physmap, gets every change in order.
     `importer` is asked about each frame to be mapped but the domain's special ones; set it before the first.
     """
 
     def __init__(self, frames: FrameTable, domid: int) -> None:
         self.domid = domid
         self.version = 0
-        self.journal: list[Change] | None = None
+        self.journal: Journal | None = None
         self.importer: Importer | None = None
         self._frames = frames
         self._starts: list[int] = []  # first gpfn of each run, sorted
@@ -198,6 +198,21 @@ class GuestMemory(GuestAccess):
     def mapped(self, gpfn: int) -> MappedPage | None:
         """The page at `gpfn` if it is not ordinary RAM."""
         return self._pages.get(gpfn)
+
+    def uniform_until(self, gpfn: int, end: int) -> int:
+        """Where that ends which begins at `gpfn`: a page that is no RAM, frames of one run of RAM, or nothing;
+        at `end` at the latest.
+        """
+        if gpfn in self._pages:
+            return gpfn + 1
+        index = bisect_right(self._starts, gpfn) - 1
+        if index >= 0 and gpfn < self._runs[index].gpfn + self._runs[index].count:
+            return min(end, self._runs[index].gpfn + self._runs[index].count)
+        if index + 1 < len(self._starts):
+            end = min(end, self._starts[index + 1])
+        if end - gpfn == 1:
+            return end
+        return min((page for page in self._pages if gpfn < page < end), default=end)
 
     def runs(self) -> Iterator[RamRun]:
         """The guest's RAM, by gpfn."""

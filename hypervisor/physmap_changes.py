@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from hypervisor.guest_memory import PageKind
@@ -37,3 +37,10 @@ class Unmap:
 
 
 Change: TypeAlias = MapRam | MapPage | Unmap
+
+
+class Journal(Protocol):
+    """Who follows a physmap: a list, or whoever looks up for himself what stands there now."""
+
+    def append(self, change: Change, /) -> None:
+        """One change more; it is about to be made, in the same step of the core."""

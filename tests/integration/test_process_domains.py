@@ -32,7 +32,7 @@ async def granter(kernel: Kernel, peer: Peer) -> int:
             await port.wait()
         word[0] = 2 * turn + 2
         port.notify()
-    while word[0] != 2 * ROUNDS + 1:
+    while word[0] != 2 * ROUNDS + 1 or kernel.grants.is_mapped(reference):
         await port.wait()
     kernel.grants.end(reference)
     kernel.pages.free(page)

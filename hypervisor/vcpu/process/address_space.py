@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from hypervisor.fixed_mapping import map_nothing, map_shared, reserve
+from hypervisor.vcpu.process.wire import ShareResult
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
@@ -72,6 +73,10 @@ class AddressSpace:
         """Memory of the domain's own, to be mapped in parts."""
         self._extents[number] = fd
 
+    def drop_extent(self, number: int) -> None:
+        """Nothing of it is mapped any more."""
+        os.close(self._extents.pop(number))
+
     def own_page(self, number: int, offset: int) -> memoryview:
         """A page of an extent outside the guest-physical address space."""
         address = reserve(PAGE_SIZE)
@@ -81,34 +86,47 @@ class AddressSpace:
     def map_ram(self, gpfn: int, count: int, number: int, offset: int) -> None:
         """Pages of an extent appear."""
         self._map(gpfn, count, self._extents[number], offset, writable=True)
-        self._drop_run(gpfn, count)
-        self._ram = _joined([*self._ram, (gpfn, gpfn + count)])
+        self._is_ram(gpfn, gpfn + count)
 
     def map_page(self, gpfn: int, fd: int, *, writable: bool) -> None:
         """A page of somebody's appears; the descriptor is used up."""
         self._map(gpfn, 1, fd, 0, writable=writable)
-        self._foreign[gpfn] = writable
         os.close(fd)
+        self._drop_run(gpfn, 1)
+        self._foreign[gpfn] = writable
 
     def move_page(self, gpfn: int, fd: int) -> None:
-        """An own page lies elsewhere, with the same content; the descriptor is used up."""
+        """An own page lies elsewhere; the descriptor is used up."""
         self._map(gpfn, 1, fd, 0, writable=True)
         os.close(fd)
+        self._is_ram(gpfn, gpfn + 1)
 
     def unmap(self, gpfn: int, count: int) -> None:
         """Pages are there no more."""
         map_nothing(self._base + (gpfn << PAGE_SHIFT), count << PAGE_SHIFT)
-        for page in range(gpfn, gpfn + count) if count <= len(self._foreign) else list(self._foreign):
-            if gpfn <= page < gpfn + count:
-                self._foreign.pop(page, None)
+        self._drop_foreign(gpfn, gpfn + count)
         self._drop_run(gpfn, count)
 
     def _map(self, gpfn: int, count: int, fd: int, offset: int, *, writable: bool) -> None:
         address = self._base + (gpfn << PAGE_SHIFT)
         map_shared(fd, offset << PAGE_SHIFT, address, count << PAGE_SHIFT, writable=writable)
 
+    def _is_ram(self, gpfn: int, end: int) -> None:
+        if any(first <= gpfn and end <= last for first, last in self._ram):
+            return
+        self._drop_foreign(gpfn, end)
+        self._drop_run(gpfn, end - gpfn)
+        self._ram = _joined([*self._ram, (gpfn, end)])
+
+    def _drop_foreign(self, gpfn: int, end: int) -> None:
+        for page in range(gpfn, end) if end - gpfn <= len(self._foreign) else list(self._foreign):
+            if gpfn <= page < end:
+                self._foreign.pop(page, None)
+
     def _drop_run(self, gpfn: int, count: int) -> None:
         end = gpfn + count
+        if not any(first < end and gpfn < last for first, last in self._ram):
+            return
         kept = []
         for first, last in self._ram:
             kept += [run for run in ((first, min(last, gpfn)), (max(first, end), last)) if run[0] < run[1]]
@@ -136,7 +154,7 @@ class SharedPages:
     def __init__(
         self,
         space: AddressSpace,
-        share: Callable[[int, Sequence[int], bool], bool],
+        share: Callable[[int, Sequence[int], bool], ShareResult],
         reclaim: Callable[[int, int], None],
     ) -> None:
         self.page = space.page
@@ -154,9 +172,10 @@ class SharedPages:
         fresh = [pfn for pfn in pfns if self._shared.get(pfn) != wanted]
         if not fresh:
             return
-        if self._share(domid, fresh, readonly):
+        result = self._share(domid, fresh, readonly)
+        if result is ShareResult.SHARED:
             self._shared.update(dict.fromkeys(fresh, wanted))
-        else:
+        elif result is ShareResult.NO_PROCESS:
             self._in_hypervisor.add(domid)
 
     def reclaim(self, pfn: int, count: int) -> None:

@@ -96,32 +96,43 @@ class Ringer:
 
 class Listener:
     """The listener's end: owns the pipe's reading end. `bound`: the ports that the sender may ring for; None:
-    all (the hypervisor's own bell).
+    all (the hypervisor's own bell). `early`: others that the last `collect` has found rung.
     """
 
-    __slots__ = ("_header", "_ports", "bound", "memory", "pipe")
+    __slots__ = ("_header", "_ports", "bound", "early", "memory", "pipe")
 
     def __init__(self, memory: BellMemory, pipe: int, bound: set[int] | None) -> None:
         self.memory = memory
         self.bound = bound
+        self.early: list[int] = []
         self.pipe = pipe
         self._header = memory.header
         self._ports = memory.ports
 
     def collect(self) -> list[int]:
         """The ports that were rung for since the last time."""
+        self.early = _NOTHING
         seen = self._ports.tobytes()
         at = seen.find(1)
         if at < 0:
             return _NOTHING
-        found = []
+        found: list[int] = []
+        early: list[int] = []
         while at >= 0:
             self._ports[at] = 0
-            if self.bound is None or at in self.bound:
-                found.append(at)
+            (found if self.bound is None or at in self.bound else early).append(at)
             at = seen.find(1, at + 1)
+        self.early = early
         fence()
         return found
+
+    def put_back(self) -> None:
+        """Let those be found again that were early: the sender may have been told of a port a moment before the
+        listener, who is asked to sync by then.
+        """
+        for port in self.early:
+            self._ports[port] = 1
+        self.early = _NOTHING
 
     @property
     def wants_sync(self) -> bool:
@@ -141,10 +152,12 @@ class Listener:
         """Be woken no more."""
         self._header[ASLEEP] = 0
 
-    def drain(self) -> None:
-        """Forget the wake-ups so far."""
-        with suppress(BlockingIOError):
-            os.read(self.pipe, DRAIN_BYTES)
+    def drain(self) -> bool:
+        """Forget the wake-ups so far. False: there will be none any more, as nobody has the sender's end."""
+        try:
+            return bool(os.read(self.pipe, DRAIN_BYTES))
+        except BlockingIOError:
+            return True
 
     def close(self) -> None:
         """Give up this end."""

@@ -10,7 +10,9 @@ from typing import Final, Self
 
 from hypervisor.vcpu.process.doorbell import Bell, BellMemory, Listener, Ringer
 
-CHANNEL_BUFFER_BYTES: Final = 64 * 1024
+CHANNEL_BUFFER_BYTES: Final = 4096
+"""Linux doubles it: two packets. A process that does not read keeps no more descriptors under way than theirs, of
+which all processes of a user may have so many only (unix(7), ETOOMANYREFS)"""
 
 
 class Ends:

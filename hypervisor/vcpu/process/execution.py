@@ -2,46 +2,53 @@
 
 The process makes one request at a time on its channel and waits for the answer; meanwhile its vCPU stands still,
 and the core may touch what only the vCPU's own thread writes otherwise (shared_info, vcpu_info). While it runs,
-events for it ring its bell, and it enters them itself. A domain that is paused is stopped (SIGSTOP), one that
-has shut down or dies is killed, and one whose process ends by itself has crashed.
+events for it ring its bell, and it enters them itself. So it blocks by itself, too: a SCHEDOP_block or SCHEDOP_poll
+that comes here nevertheless returns at once, as either may, since some bells that end it ring where nobody here
+hears them.
+
+A domain that is paused is stopped (SIGSTOP), and so is one that has suspended, until it is resumed. One that has
+shut down otherwise, or dies, is killed, and one whose process ends by itself has crashed.
 
 Nothing that the process sends is believed, and nobody waits for it but the task that serves it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from traceback import format_exc
 from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio import wait_readable, wait_writable
 from anyio.lowlevel import checkpoint
 
+from hypervisor.abi.sched import SHUTDOWN_suspend
 from hypervisor.abi.vcpu import RUNSTATE_offline
 from hypervisor.continuation import Continuation
 from hypervisor.errors import XenError
 from hypervisor.page_sharing import Importer, reclaim_pages, share_pages
 from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
 from hypervisor.vcpu.parking import Parker, new_parker
-from hypervisor.vcpu.process.changes import Changes, forget
+from hypervisor.vcpu.process.changes import Changes
 from hypervisor.vcpu.process.doorbell import ASLEEP, Listener
 from hypervisor.vcpu.process.ends import Ends
 from hypervisor.vcpu.process.spawner import SpawnError
 from hypervisor.vcpu.process.wire import (
     MAX_REQUEST_BYTES,
-    Change,
     ChannelBroken,
     ChannelClosed,
     Request,
     RequestKind,
+    ShareResult,
     decode_request,
-    encode_replies,
+    encode_reply,
     send_packet,
 )
 from ringbuffers.atomics import fence
@@ -53,10 +60,14 @@ if TYPE_CHECKING:
     from hypervisor.vcpu.state import Vcpu
 
 OUTPUT_BYTES: Final = 4096
+LAST_READS: Final = 16
+"""of OUTPUT_BYTES, when it has ended: what a pipe holds"""
 LEAVING_SECONDS: Final = 1.0
 """how long a process may take to end that has closed its channel"""
 ENDING_SECONDS: Final = 10.0
 """how long a killed process may take to be gone"""
+CROWDED_SECONDS: Final = 0.01
+"""before descriptors are sent again of which the user's processes have too many under way (unix(7), ETOOMANYREFS)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class ProcessVcpu:
         self._counted = (0, 0, 0)
         self._header: memoryview | None = None
         self._cpu_ns = 0
+        self._paused = False
         self._broken = ""
 
     # ---- what the core asks
@@ -115,20 +127,25 @@ class ProcessVcpu:
 
     def wake(self) -> None:
         """The vCPU may have become runnable."""
-        if self.child is not None and self._domain.executing:
+        if self._paused and self.child is not None and self._domain.executing:
+            self._paused = False
             self.child.resume()
         if self._parker is not None:
             self._parker.unpark()
 
     def stop(self) -> None:
         """The domain does not execute any more: for good, or until it is unpaused."""
-        if self._domain.stopped:
+        domain = self._domain
+        if domain.is_dying or (domain.stopped and domain.shutdown_reason != SHUTDOWN_suspend):
             self._scope.cancel()
         elif self.child is not None:
+            self._paused = True
             self.child.pause()
 
     async def run(self) -> None:
         """Execute the process from the domain's first unpause on. Raises nothing that it has caused."""
+        self._domain.isolated = True
+        self._domain.memory.importer = Importer(self._domain)
         try:
             with self._scope:
                 self.stop()
@@ -139,6 +156,8 @@ class ProcessVcpu:
                 await self._execute()
         except (SpawnError, OSError, XenError) as error:
             self._fail(f"its process cannot be started: {error}")
+        except Exception:  # a fault of ours that this process has found: nobody else is to notice
+            self._fail(format_exc())
         finally:
             self.vcpu.enter_runstate(RUNSTATE_offline, self._domain.machine.host.now_ns())
             self.finished.set()
@@ -156,7 +175,7 @@ class ProcessVcpu:
             self.vcpu.elsewhere = self
             try:
                 if not self._domain.executing:
-                    child.pause()
+                    self.stop()
                 await self._serve(ends, changes, child)
             finally:
                 self._cpu_ns = self.cpu_ns
@@ -164,16 +183,15 @@ class ProcessVcpu:
                 with anyio.move_on_after(ENDING_SECONDS, shield=True):
                     child.kill()
                     await child.wait()
+                self._print_last(ends.output)
 
     @contextmanager
     def _connected(self, ends: Ends) -> Iterator[Changes]:
         """The core knows of the process: what changes for it, and how events reach it."""
         domain = self._domain
-        domain.isolated = True
-        domain.memory.importer = Importer(domain)
         changes = Changes(domain, ends.ringer.ask_to_sync)
         try:
-            self._bells.add(domain, changes)
+            self._bells.add(domain, changes.bells)
             domain.events.bits.post = ends.ringer.ring
             try:
                 yield changes
@@ -186,11 +204,11 @@ class ProcessVcpu:
     async def _serve(self, ends: Ends, changes: Changes, child: Child) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._answer_requests, ends, changes, child)
-            tasks.start_soon(self._hear, ends.listener)
+            tasks.start_soon(self._hear, ends.listener, child)
             tasks.start_soon(self._pass_on, ends.output)
             exit_ = await child.wait()
             tasks.cancel_scope.cancel()
-        self._print_rest(ends.output)
+        self._print_last(ends.output)
         killed = exit_.signal == signal.SIGKILL
         self._fail(self._broken if killed and self._broken else f"its process has ended: {exit_.describe()}")
 
@@ -216,11 +234,12 @@ class ProcessVcpu:
             while True:
                 request = decode_request(await _receive(channel))
                 bits.post = None
+                changes.asked = True
                 self._count(request)
-                result = await self._answer(request, ends.channel, changes)
-                told = changes.take()
+                self._send_rung(ends.listener)  # it has rung before it asked: a port may be closed by this
+                result = await self._answer(request, channel, changes)
                 bits.post = post
-                await _reply(channel, result, told)
+                await _reply(channel, result, changes)
                 await checkpoint()  # one that asks and asks leaves others their turn
         except ChannelClosed as closed:
             await self._let_it_end(child, str(closed))
@@ -256,67 +275,85 @@ class ProcessVcpu:
                 return self._share(changes, request)
             if request.kind is RequestKind.RECLAIM:
                 pfn, count = request.args[:2]
-                changes.back_in_extent(reclaim_pages(self._domain, pfn, count))
+                changes.memory.moved(reclaim_pages(self._domain, pfn, count))
         except XenError as error:
             return -error.errno
         return 0
 
     def _share(self, changes: Changes, request: Request) -> int:
-        """Positive if these pages may be mapped now; 0 if the peer is no process and needs no sharing."""
         domid, readonly = request.args[:2]
+        if domid not in self._domain.machine.domains:
+            return ShareResult.NOBODY
         moved = share_pages(self._domain, domid, request.pfns, readonly=bool(readonly))
         if moved is None:
-            return 0
-        changes.moved_out(moved)
-        return 1
+            return ShareResult.NO_PROCESS
+        changes.memory.moved(moved)
+        return ShareResult.SHARED
 
     async def _hypercall(self, request: Request, channel: socket.socket, changes: Changes) -> int:
-        """As CoroutineVcpu.hypercall, but others have their turn between its slices."""
+        """As CoroutineVcpu.hypercall, but others have their turn between its slices, and it stands still while
+        its domain is paused.
+        """
         enter = self._domain.machine.hypercall
         result = enter(self.vcpu, request.number, request.args)
         while isinstance(result, Continuation):
             if changes.are_many:
-                await _reply(channel, 0, changes.take(), unfinished=True)
+                await _reply(channel, 0, changes, unfinished=True)
             await checkpoint()
+            await self._until_unpaused()
             result = enter(self.vcpu, result.number, result.args)
-        if not self.vcpu.runnable:  # it has blocked or paused itself
-            await self._until_runnable()
+        await self._until_unpaused()
         return result
+
+    async def _until_unpaused(self) -> None:
+        if self.vcpu.blocked:
+            self.vcpu.unblock()
+        await self._until_runnable()
 
     # ---- events and output
 
-    async def _hear(self, listener: Listener) -> None:
+    async def _hear(self, listener: Listener, child: Child) -> None:
         """Send the events that the process rings for."""
-        send = self._domain.events.send
         while True:
             listener.fall_asleep()
             fence()
-            rung = listener.collect()
-            if not rung:
-                await wait_readable(listener.pipe)
-                listener.awake()
-                listener.drain()
-                rung = listener.collect()
-            else:
+            if self._send_rung(listener):
                 await checkpoint()
-            for port in rung:
-                if not self._domain.stopped:
-                    with suppress(XenError):  # a port that it has closed meanwhile, or never had
-                        send(port)
+                continue
+            await wait_readable(listener.pipe)
+            listener.awake()
+            if not listener.drain():
+                await self._let_it_end(child, "it has closed its bell")
+                return
+            self._send_rung(listener)
+
+    def _send_rung(self, listener: Listener) -> bool:
+        """Whether there was any."""
+        rung = listener.collect()
+        send = self._domain.events.send
+        for port in rung:
+            if not self._domain.stopped:
+                with suppress(XenError):  # a port that it has closed meanwhile, or never had
+                    send(port)
+        return bool(rung)
 
     async def _pass_on(self, output: int) -> None:
         """What the process prints goes where its domain's emergency console goes, as limited."""
         while True:
             await wait_readable(output)
-            if not self._print_rest(output):
+            if not self._print(output):
                 return
 
-    def _print_rest(self, output: int) -> bool:
-        """Print what there is; whether there may be more to come."""
-        try:
-            data = os.read(output, OUTPUT_BYTES)
-        except BlockingIOError:
-            return True
+    def _print_last(self, output: int) -> None:
+        """What the process has printed before its end."""
+        with suppress(BlockingIOError):
+            for _ in range(LAST_READS):
+                if not self._print(output):
+                    return
+
+    def _print(self, output: int) -> bool:
+        """Some of it; False at its end. BlockingIOError when there is none just now."""
+        data = os.read(output, OUTPUT_BYTES)
         domain = self._domain
         allowed = domain.console_allowance.take(len(data))
         domain.counters.console_bytes_dropped += len(data) - allowed
@@ -346,23 +383,29 @@ async def _receive(channel: socket.socket) -> bytes:
             return data
 
 
-async def _reply(
-    channel: socket.socket, result: int, changes: list[Change], *, unfinished: bool = False
-) -> None:
-    try:
-        for packet, fds in encode_replies(result, changes, unfinished=unfinished):
-            await _send(channel, packet, fds)
-    finally:
-        forget(changes)
-
-
-async def _send(channel: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
+async def _reply(channel: socket.socket, result: int, changes: Changes, *, unfinished: bool = False) -> None:
+    """All that was noted so far, each packet made and sent in one step. unfinished: more will follow."""
+    changes.begin()
     while True:
+        told = changes.take()
+        more = changes.left or unfinished
+        if not more:
+            changes.answered()
+        packet, fds = encode_reply(result, told, more=more)
         try:
             send_packet(channel, packet, fds)
-        except BlockingIOError:
-            await wait_writable(channel)
         except OSError as error:
-            raise ChannelClosed(f"its channel is broken: {error}") from error
+            changes.put_back()
+            await _until_sendable(channel, error)
         else:
-            return
+            if not changes.left:
+                return
+
+
+async def _until_sendable(channel: socket.socket, error: OSError) -> None:
+    if isinstance(error, BlockingIOError):
+        await wait_writable(channel)
+    elif error.errno == errno.ETOOMANYREFS:
+        await anyio.sleep(CROWDED_SECONDS)
+    else:
+        raise ChannelClosed(f"its channel is broken: {error}") from error

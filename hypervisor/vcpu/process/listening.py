@@ -22,23 +22,32 @@ class Listening:
         self._all = [hypervisor]
         self._pipes = select.epoll()
         self._pipes.register(hypervisor.pipe, select.EPOLLIN)
+        self._asleep = False
+        self._late: list[int] = []
         self.fileno = self._pipes.fileno
 
     def collect(self) -> list[int]:
         """The ports that were rung for since the last time."""
-        rung: list[int] = []
+        rung, self._late = self._late, []
         for listener in self._all:
             rung += listener.collect()
         return rung
 
+    def put_back(self) -> None:
+        """Before a sync: let those be found after it that it is about to tell of."""
+        for listener in self._all:
+            listener.put_back()
+
     def fall_asleep(self) -> None:
         """Be woken from now on. Collect once more before sleeping."""
+        self._asleep = True
         for listener in self._all:
             listener.fall_asleep()
         fence()
 
     def awake(self) -> None:
         """Be woken no more."""
+        self._asleep = False
         for listener in self._all:
             listener.awake()
 
@@ -51,7 +60,10 @@ class Listening:
         """ChangeKind.LISTEN."""
         if change.fds:
             memory, pipe = change.fds
-            self._listeners[change.number] = Listener(mapped(memory), pipe, set())
+            self._listeners[change.number] = listener = Listener(mapped(memory), pipe, set())
+            if self._asleep:
+                listener.fall_asleep()
+                fence()
             self._all = list(self._listeners.values())
             self._pipes.register(pipe, select.EPOLLIN)
         bound = self._listeners[change.number].bound
@@ -63,6 +75,8 @@ class Listening:
         listener = self._listeners.get(change.number)
         if listener is None or listener.bound is None:
             return
+        self._late += [port for port in listener.collect() if port != change.gpfn or change.pages]
+        listener.put_back()
         listener.bound.discard(change.gpfn)
         if not listener.bound:
             del self._listeners[change.number]

@@ -8,10 +8,13 @@ hypervisor and everybody else trust nothing of it.
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Final, NoReturn
 
 from anyio.lowlevel import checkpoint
 
@@ -30,11 +33,16 @@ from hypervisor.vcpu.process.wire import (
     REQUEST,
     Change,
     ChangeKind,
+    ChannelBroken,
     RequestKind,
-    receive_reply,
+    ShareResult,
+    receive_packet,
 )
 
+WORD_BYTES: Final = 4
+
 _HYPERCALL: Final = int(RequestKind.HYPERCALL)
+_SEND: Final = (EVTCHNOP_send,)
 
 
 class ProcessPlatform:
@@ -67,16 +75,19 @@ class ProcessPlatform:
 
         An event for a port that is bound to another domain needs no entry: it rings.
         """
-        if (
-            number == HYPERVISOR_event_channel_op
-            and args[0] == EVTCHNOP_send
-            and self._routes.send(self._space.word(args[1]))
-        ):
+        if number == HYPERVISOR_event_channel_op and args[:1] == _SEND and self._rings(args[1:2]):
             return 0
         result = self._enter(_HYPERCALL, number, args)
         if number == HYPERVISOR_vcpu_op and args[0] == VCPUOP_register_vcpu_info and not result:
             self._place_info(args[2])
         return result
+
+    def _rings(self, address: Sequence[int]) -> bool:
+        """Whether the event needs no hypercall: neither its port nor an argument that is none."""
+        try:
+            return not address[0] % WORD_BYTES and self._routes.send(self._space.word(address[0]))
+        except LookupError:
+            return False
 
     async def wait_upcall(self) -> None:
         """Block the vCPU until an upcall is pending. Others get their turn even if one is pending already."""
@@ -102,8 +113,11 @@ class ProcessPlatform:
             events.set_pending(port)
         hypervisor = self._listening.hypervisor
         if hypervisor.wants_sync:
+            self._listening.put_back()
             hypervisor.synced()
             self._ask(RequestKind.SYNC)
+            for port in self._listening.collect():
+                events.set_pending(port)
         return events.upcall_pending
 
     def _look(self) -> bool:
@@ -124,15 +138,15 @@ class ProcessPlatform:
 
     # The channel
 
-    def _share(self, domid: int, pfns: Sequence[int], readonly: bool) -> bool:
+    def _share(self, domid: int, pfns: Sequence[int], readonly: bool) -> ShareResult:
         """Raises OSError: the hypervisor refused."""
         for first in range(0, len(pfns), MAX_PFNS):
             result = self._ask(RequestKind.SHARE, (domid, int(readonly)), pfns[first : first + MAX_PFNS])
-            if result <= 0:
-                if result:
-                    raise OSError(-result, f"pages from pfn {pfns[first]:#x} cannot be shared with {domid}")
-                return False
-        return True
+            if result < 0:
+                raise OSError(-result, f"pages from pfn {pfns[first]:#x} cannot be shared with {domid}")
+            if result != ShareResult.SHARED:
+                return ShareResult(result)
+        return ShareResult.SHARED
 
     def _reclaim(self, pfn: int, count: int) -> None:
         result = self._ask(RequestKind.RECLAIM, (pfn, count))
@@ -147,10 +161,15 @@ class ProcessPlatform:
         six = (*args, 0, 0, 0, 0, 0, 0)[:6]
         events = self._events
         received, upcalls = (events.received, events.upcalls) if events is not None else (0, 0)
-        channel.send(REQUEST.pack(kind, number, *six, self._routes.sent, received, upcalls) + payload)
-        result, changes = receive_reply(channel)
-        for change in changes:
-            self._apply(change)
+        try:
+            channel.send(REQUEST.pack(kind, number, *six, self._routes.sent, received, upcalls) + payload)
+            more = True
+            while more:
+                result, more, changes = receive_packet(channel)
+                for change in changes:
+                    self._apply(change)
+        except (ChannelBroken, OSError) as error:
+            _halt(error)
         return result
 
     def _apply(self, change: Change) -> None:
@@ -165,6 +184,8 @@ class ProcessPlatform:
             self._space.map_ram(gpfn, pages, number, offset)
         elif kind is ChangeKind.EXTENT:
             self._space.add_extent(number, fds[0])
+        elif kind is ChangeKind.DROP_EXTENT:
+            self._space.drop_extent(number)
         elif kind is ChangeKind.SHARED_INFO:
             self._events = EventPage(self._space.own_page(number, offset))
         elif kind is ChangeKind.RING:
@@ -175,6 +196,16 @@ class ProcessPlatform:
             self._listening.listen(change)
         else:
             self._listening.go_deaf(change)
+
+
+def _halt(error: Exception) -> NoReturn:
+    """The machine is broken: its hypervisor is gone, or some of its memory is not there. A program that caught this
+    would go on without.
+    """
+    with suppress(OSError):
+        sys.stdout.flush()
+        print(f"the machine halts: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def attach(fds: Sequence[int], origin_ns: int) -> ProcessPlatform:

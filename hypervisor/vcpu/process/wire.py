@@ -12,8 +12,8 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from enum import IntEnum
+from itertools import islice
 from struct import Struct as Codec
 from typing import Final, NamedTuple
 
@@ -29,6 +29,17 @@ class RequestKind(IntEnum):
     """args: first PFN, count. The pages are the domain's alone again"""
     SYNC = 4
     """Nothing but what has changed meanwhile"""
+
+
+class ShareResult(IntEnum):
+    """Of SHARE; negative: errno."""
+
+    NO_PROCESS = 0
+    """the peer is none, and needs no sharing"""
+    SHARED = 1
+    """these pages may be mapped by it now"""
+    NOBODY = 2
+    """there is no such domain yet"""
 
 
 class ChangeKind(IntEnum):

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from hypervisor.vcpu.process.wire import (
     CHANGE,
     DESCRIPTORS,
+    MAX_CHANGES,
+    MAX_DESCRIPTORS,
     MAX_PFNS,
     MAX_REPLY_BYTES,
     OPTIONAL,
@@ -20,8 +23,8 @@ from hypervisor.vcpu.process.wire import (
     ChannelBroken,
     RequestKind,
     decode_request,
-    encode_replies,
-    receive_reply,
+    encode_reply,
+    receive_packet,
     send_packet,
 )
 
@@ -84,39 +87,81 @@ def test_what_is_wrong_is_named(data: bytes, why: str) -> None:
         decode_request(data)
 
 
-def test_an_answer_of_any_length_arrives_with_its_descriptors(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
-    ours, theirs = channel
-    file = a_file()
+def changes_of_every_kind(count: int, file: int) -> list[Change]:
     changes = []
-    for gpfn in range(500):
+    for gpfn in range(count):
         kind = list(ChangeKind)[gpfn % len(ChangeKind)]
         pages = gpfn % 3 if kind in OPTIONAL else 1
         wanted = DESCRIPTORS.get(kind, 0) * (bool(pages) if kind in OPTIONAL else 1)
         changes.append(Change(kind, gpfn, pages, gpfn + 1, gpfn + 2, (file,) * wanted))
-    for packet, fds in encode_replies(-12, changes):
-        assert len(packet) <= MAX_REPLY_BYTES
-        send_packet(theirs, packet, fds)
-    result, received = receive_reply(ours)
-    assert result == -12
+    return changes
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_an_answer_arrives_with_its_descriptors(
+    channel: tuple[socket.socket, socket.socket], *, more: bool
+) -> None:
+    ours, theirs = channel
+    file = a_file()
+    changes = changes_of_every_kind(MAX_CHANGES, file)
+    packet, fds = encode_reply(-12, changes, more=more)
+    assert len(packet) == MAX_REPLY_BYTES
+    assert len(fds) <= MAX_DESCRIPTORS
+    send_packet(theirs, packet, fds)
+    result, is_more, received = receive_packet(ours)
+    assert (result, is_more) == (-12, more)
     assert [change._replace(fds=()) for change in received] == [change._replace(fds=()) for change in changes]
     for got, sent in zip(received, changes):
         assert len(got.fds) == len(sent.fds)
         for fd in got.fds:
             assert os.fstat(fd).st_ino == os.fstat(file).st_ino
+            assert not os.get_inheritable(fd)
             os.close(fd)
     os.close(file)
 
 
+def test_as_many_descriptors_travel_as_a_packet_may_have(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = channel
+    file = a_file()
+    change = Change(ChangeKind.LISTEN, 1, 1, 2, 0, (file, file))
+    send_packet(theirs, *encode_reply(0, [change] * (MAX_DESCRIPTORS // 2), more=False))
+    _, _, received = receive_packet(ours)
+    fds = [fd for change in received for fd in change.fds]
+    assert len(fds) == MAX_DESCRIPTORS
+    for fd in (*fds, file):
+        os.close(fd)
+
+
+def test_descriptors_that_do_not_arrive_are_noticed(channel: tuple[socket.socket, socket.socket]) -> None:
+    """Where the receiver may have no more of them, the kernel leaves them out."""
+    ours, theirs = channel
+    file = a_file()
+    changes = [Change(ChangeKind.MAP_PAGE, gpfn, 1, 0, 0, (file,)) for gpfn in range(4)]
+    send_packet(theirs, *encode_reply(0, changes, more=False))
+    _, hard = getrlimit(RLIMIT_NOFILE)
+    soft, _ = getrlimit(RLIMIT_NOFILE)
+    free = os.dup(file)
+    os.close(free)
+    setrlimit(RLIMIT_NOFILE, (free + 2, hard))
+    try:
+        with pytest.raises(ChannelBroken, match="descriptors of its memory did not arrive"):
+            receive_packet(ours)
+    finally:
+        setrlimit(RLIMIT_NOFILE, (soft, hard))
+    for fd in (free, free + 1, file):
+        os.close(fd)
+
+
 def test_an_answer_without_changes_is_one_small_packet() -> None:
-    packets = list(encode_replies(7, []))
-    assert len(packets) == 1
-    assert len(packets[0][0]) < CHANGE.size
+    packet, fds = encode_reply(7, [], more=False)
+    assert len(packet) < CHANGE.size
+    assert fds == []
 
 
 def test_a_hypervisor_that_is_gone(channel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = channel
     theirs.close()
     with pytest.raises(ChannelBroken, match="the hypervisor is gone"):
-        receive_reply(ours)
+        receive_packet(ours)
