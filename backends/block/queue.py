@@ -63,6 +63,7 @@ class BlockQueue:
         self._broken = broken
         self._answers: list[ResponseFields] = []
         self._ready: list[bytes | bytearray] = []  # slots of answers, before `_answers`
+        self._owes_notification = False
         self._held = b""  # slots taken from the ring that wait for a barrier
         self._barrier: Operation | None = None
         self._in_flight = 0  # operations that are tasks now
@@ -132,6 +133,9 @@ class BlockQueue:
 
     def _break(self, error: Exception) -> None:
         self._stopped = True
+        if self._owes_notification:
+            self._owes_notification = False
+            self._notify()
         self._broken(error)
 
     def _serve(self, run: bytes) -> None:
@@ -140,7 +144,7 @@ class BlockQueue:
         while start < len(run) and self._serve_pages(run[start : start + self._part]):
             start += self._part
             if start < len(run):
-                self._push()
+                self._show()
         if start < len(run):
             self._serve_mixed(run[start:])
 
@@ -302,13 +306,21 @@ class BlockQueue:
             self._answers.clear()
 
     def _push(self) -> None:
-        """Shows the frontend all answers at once."""
+        """Shows the frontend all answers, and notifies it if it asked for that."""
+        self._show()
+        if self._owes_notification:
+            self._owes_notification = False
+            self._notify()
+
+    def _show(self) -> None:
+        """Shows the frontend all answers. Who looks at the ring finds them; who sleeps is woken once, when the
+        rest is there, too.
+        """
         self._flush_answers()
         if self._ready:
             self.ring.put_run(b"".join(self._ready))
             self._ready.clear()
-            if self.ring.publish():
-                self._notify()
+            self._owes_notification |= self.ring.publish()
 
 
 def _is_barrier(operation: Operation) -> bool:
