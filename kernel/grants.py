@@ -209,6 +209,25 @@ class Grants:
                 results.append(GrantError(domid, reference, status))
         return results
 
+    def joined(self, mappings: Sequence[Mapping]) -> list[memoryview]:
+        """The pages of `mappings` in their order, in as few views as their places in memory allow. They must not
+        be used any more once one of these is unmapped.
+        """
+        views: list[memoryview] = []
+        start = 0
+        for end in range(1, len(mappings) + 1):
+            if end == len(mappings) or mappings[end].pfn != mappings[end - 1].pfn + 1:
+                views += self._spanned(mappings[start:end])
+                start = end
+        return views
+
+    def _spanned(self, mappings: Sequence[Mapping]) -> list[memoryview]:
+        """Pages that follow one another in this domain; in the machine they may not."""
+        try:
+            return [self._memory.span(mappings[0].pfn, len(mappings))]
+        except LookupError:
+            return [mapping.page for mapping in mappings]
+
     def unmap(self, mappings: Sequence[Mapping]) -> None:
         """Undo mappings; their views cannot be used any more. Raises UnmapFailed naming those that remain."""
         failed: list[tuple[Mapping, int]] = []

@@ -6,7 +6,6 @@ is held against them as a column, too, and handed to the store as one call.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final, NamedTuple
 
 from backends.block.pages import FullPage, GrantedPages
@@ -131,11 +130,10 @@ class WholePages:
         grefs = whole_page_list(listed)
         if not grefs:
             return None
-        pages = [page for page in map(self._pages.recent.get, grefs) if page is not None]
-        if len(pages) < len(grefs):
+        if not all(map(self._pages.recent.__contains__, grefs)):
             return None
         lists = self._pages.lists
         if len(lists) >= _LISTS_KEPT:
             lists.clear()
-        buffers = lists[listed] = list(chain.from_iterable(pages))
+        buffers = lists[listed] = self._pages.joined(grefs)
         return buffers

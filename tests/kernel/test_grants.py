@@ -75,6 +75,40 @@ def test_references_that_fail_cost_no_frame_numbers(pair: Pair) -> None:
     assert pair.user.pages._foreign.free == free
 
 
+def test_pages_that_lie_apart_in_the_machine_are_joined_to_none(pair: Pair) -> None:
+    pages = [pair.granter.pages.allocate() for _ in range(3)]
+    references = pair.granter.grants.grant_many(pair.user.domid, [page.pfn for page in pages])
+    mappings = mapped(pair.user.grants.map(pair.granter.domid, references))
+    assert pair.user.grants.joined(mappings) == [mapping.page for mapping in mappings]
+    assert pair.user.grants.joined([]) == []
+    pair.user.grants.unmap(mappings)
+
+
+def test_pages_side_by_side_are_joined_where_the_memory_has_them_so(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = pair.granter.pages.allocate(4)
+    references = pair.granter.grants.grant_many(pair.user.domid, range(pages.pfn, pages.pfn + 4))
+    mappings = mapped(pair.user.grants.map(pair.granter.domid, references))
+    first = mappings[0].pfn
+
+    class Flat:
+        """What a process sees: its frame numbers are its addresses."""
+
+        def span(self, pfn: int, count: int) -> memoryview:
+            return pages.view[(pfn - first) * 4096 : (pfn - first + count) * 4096]
+
+    for index in range(4):
+        pages.page(index)[:] = bytes([index]) * 4096
+    monkeypatch.setattr(pair.user.grants, "_memory", Flat())
+    order = [1, 2, 3, 0, 0, 1, 3]
+    joined = pair.user.grants.joined([mappings[index] for index in order])
+    assert b"".join(joined) == b"".join(bytes([index]) * 4096 for index in order)
+    assert [len(view) // 4096 for view in joined] == [3, 1, 2, 1]
+    monkeypatch.undo()
+    pair.user.grants.unmap(mappings)
+
+
 def test_releasing_a_mapping_leaves_the_page_to_others_who_look_at_it(pair: Pair) -> None:
     pages = pair.granter.pages.allocate()
     reference = pair.granter.grants.grant(pair.user.domid, pages.pfn)

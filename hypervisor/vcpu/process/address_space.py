@@ -38,7 +38,9 @@ class AddressSpace:
         whole = (ctypes.c_char * (1 << ADDRESS_BITS)).from_address(self._base)
         self._view = memoryview(whole).cast("B")
         self._extents: dict[int, int] = {}
+        self._words = self._view.cast("I")
         self._ram: list[tuple[int, int]] = []
+        self._ram_from_zero = 0
         self._foreign: dict[int, bool] = {}
 
     # What the program sees
@@ -60,8 +62,10 @@ class AddressSpace:
 
     def word(self, address: int) -> int:
         """The u32 at a guest-physical address that is a multiple of 4. PageNotPresent."""
-        offset = address & (PAGE_SIZE - 1)
-        return int.from_bytes(self.page(address >> PAGE_SHIFT)[offset : offset + 4], "little")
+        if not 0 <= address < self._ram_from_zero:
+            self.page(address >> PAGE_SHIFT)
+        word: int = self._words[address >> 2]
+        return word
 
     def count_from_zero(self) -> int:
         """How many pages of RAM there are from PFN 0 on, without a gap."""
@@ -117,6 +121,7 @@ class AddressSpace:
         self._drop_foreign(gpfn, end)
         self._drop_run(gpfn, end - gpfn)
         self._ram = _joined([*self._ram, (gpfn, end)])
+        self._ram_from_zero = self.count_from_zero() << PAGE_SHIFT
 
     def _drop_foreign(self, gpfn: int, end: int) -> None:
         for page in range(gpfn, end) if end - gpfn <= len(self._foreign) else list(self._foreign):
@@ -131,6 +136,7 @@ class AddressSpace:
         for first, last in self._ram:
             kept += [run for run in ((first, min(last, gpfn)), (max(first, end), last)) if run[0] < run[1]]
         self._ram = kept
+        self._ram_from_zero = self.count_from_zero() << PAGE_SHIFT
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -37,6 +37,10 @@ class FakeGrants:
             results.append(Mapping(view.toreadonly() if readonly else view, self._handles, 0, domid, gref))
         return results
 
+    def joined(self, mappings: Sequence[Mapping]) -> list[memoryview]:
+        """No two pages lie side by side here."""
+        return [mapping.page for mapping in mappings]
+
     def unmap(self, mappings: Sequence[Mapping]) -> None:
         """Undoes it; a view that is used afterwards raises."""
         self.calls.append(("unmap", len(mappings)))
