@@ -1,6 +1,7 @@
 """Disks that a driver domain serves: data, several clients, and the death of either side at any moment."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from backends.block.report import BackendReport
+from dom0 import driver_domain
 from dom0.embedding import DiskSpec, NoSuchDriverDomain, RunningGuest, RunningMachine, running_machine
 from dom0.toolstack import devices as devices_module
 from dom0.toolstack.errors import NoSuchBackendDomain
@@ -151,11 +153,10 @@ async def test_an_image_that_is_missing_is_said_on_the_console(tmp_path: Path) -
 async def test_there_must_be_such_a_domain(tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
         await machine.start("idle", name="other")
-        with pytest.raises(NoSuchDriverDomain, match="no domain disks runs.*only other"):
+        with pytest.raises(NoSuchDriverDomain, match=r"no domain disks runs.*only other"):
             await machine.start("idle", disks=[disk()])
+        config = replace(machine.disk_config(disk(served_by="")), backend_domid=77)
         with pytest.raises(NoSuchBackendDomain, match="its backend domain, 77, does not run"):
-            config = machine.disk_config(disk(served_by=""))
-            config = type(config)(config.vdev, config.backend, config.config, backend_domid=77)
             await machine.services.toolstack.create(DomainConfig("g", 4 * MIB, "test", disks=(config,)))
         assert list(machine.core.domains) == [0, 1]
 
@@ -198,25 +199,25 @@ async def test_what_waits_for_a_backend_that_has_closed_is_told_when_its_domain_
     async with running_machine(tmp_path) as machine:
         disks, service = await held(machine, name="disks")
         _, kernel = await held(machine, disks=[disk()])
-        async with serving(service):
-            xvda = await Disk.open(kernel, XVDA)
-            for device in list(service.devices):
-                device.close()
-            assert isinstance(await xvda.device.wait_closed(), ClosedByPeer)
-            async with anyio.create_task_group() as tasks:
-                told = anyio.Event()
+        service.tasks.start_soon(driver_domain.main, service)
+        xvda = await Disk.open(kernel, XVDA)
+        for device in list(service.devices):
+            device.close()
+        assert isinstance(await xvda.device.wait_closed(), ClosedByPeer)
+        async with anyio.create_task_group() as tasks:
+            told = anyio.Event()
 
-                async def read() -> None:
-                    with pytest.raises(PeerGone):
-                        await xvda.read(0, 1)
-                    told.set()
+            async def read() -> None:
+                with pytest.raises(PeerGone):
+                    await xvda.read(0, 1)
+                told.set()
 
-                tasks.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
-                assert not told.is_set()
-                tasks.start_soon(disks.destroy)
-                with anyio.fail_after(PATIENCE_S):
-                    await told.wait()
+            tasks.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            assert not told.is_set()
+            tasks.start_soon(disks.destroy)
+            with anyio.fail_after(PATIENCE_S):
+                await told.wait()
 
 
 # The death of a driver domain
@@ -233,80 +234,61 @@ async def crashes(disks: RunningGuest, service: Kernel) -> None:
     await disks.wait()
 
 
-def serving(kernel: Kernel) -> "ServedBy":
-    return ServedBy(kernel)
-
-
-class ServedBy:
-    """The service of a driver domain on a kernel of the test's, for as long as the context lasts."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-
-    async def __aenter__(self) -> None:
-        from dom0.driver_domain import main
-
-        self._kernel.tasks.start_soon(main, self._kernel)
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("kill", [destroys, crashes])
 async def test_what_is_in_flight_fails_and_so_does_all_that_follows(kill: Killing, tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
         disks, service = await held(machine, name="disks")
         client, kernel = await held(machine, disks=[disk(backend=GATED), disk("xvdb", served_by="")])
-        async with serving(service):
-            xvda, xvdb = await Disk.open(kernel, XVDA), await Disk.open(kernel, XVDB)
-            await xvdb.write(0, b"mine".ljust(512))
-            failures: list[PeerGone] = []
+        service.tasks.start_soon(driver_domain.main, service)
+        xvda, xvdb = await Disk.open(kernel, XVDA), await Disk.open(kernel, XVDB)
+        await xvdb.write(0, b"mine".ljust(512))
+        failures: list[PeerGone] = []
 
-            async def fails(call: Callable[..., Awaitable[object]], *args: object) -> None:
-                with pytest.raises(PeerGone) as gone:
-                    await call(*args)
-                failures.append(gone.value)
+        async def fails(call: Callable[..., Awaitable[object]], *args: object) -> None:
+            with pytest.raises(PeerGone) as gone:
+                await call(*args)
+            failures.append(gone.value)
 
-            async with anyio.create_task_group() as tasks:
-                for sector in range(0, 400, 8):  # more than the ring has slots for, with the long one
-                    tasks.start_soon(fails, xvda.read, sector, 8)
-                tasks.start_soon(fails, xvda.write, 0, bytes(MIB // 2))
-                tasks.start_soon(fails, xvda.flush)
-                while not GatedStore.last.begun:
+        async with anyio.create_task_group() as tasks:
+            for sector in range(0, 400, 8):  # more than the ring has slots for, with the long one
+                tasks.start_soon(fails, xvda.read, sector, 8)
+            tasks.start_soon(fails, xvda.write, 0, bytes(MIB // 2))
+            tasks.start_soon(fails, xvda.flush)
+            while not GatedStore.last.begun:
+                await checkpoint()
+            with anyio.fail_after(PATIENCE_S):
+                await kill(disks, service)
+                while len(failures) < 52:
                     await checkpoint()
-                with anyio.fail_after(PATIENCE_S):
-                    await kill(disks, service)
-                    while len(failures) < 52:
-                        await checkpoint()
-            with anyio.fail_after(PATIENCE_S):
-                for call in (
-                    lambda: xvda.read(0, 1),
-                    lambda: xvda.read(0, 100),
-                    lambda: xvda.write(0, bytes(512)),
-                    lambda: xvda.write(0, bytes(51200)),
-                    lambda: xvda.read_many([(0, bytearray(4096))]),
-                    xvda.flush,
-                    xvda.reopen,
-                    lambda: xvda.read(0, 1),
-                ):
-                    await fails(call)
-            for gone in failures:
-                assert gone.path == f"device/vbd/{XVDA}"
-                assert isinstance(gone.cause, PeerDomainGone)
-                assert gone.cause.domid == disks.domid
-                assert str(gone) == (
-                    f"device/vbd/{XVDA}: the peer is gone "
-                    f"(backend domain {disks.domid} has ended, or has removed the device)"
-                )
-            assert xvda.is_settled
-            assert granted(kernel, disks.domid) == []
-            assert await xvdb.read(0, 1) == b"mine".ljust(512)
-            with anyio.fail_after(PATIENCE_S):
-                await xvda.close()
-                end = await client.shut_down()
-            assert (end.outcome, end.leaks) == ("poweroff", ())
-            assert [(record.name, record.lost) for record in end.disks] == [("xvda", True)]
-            await nothing_left(machine)
+        with anyio.fail_after(PATIENCE_S):
+            for call in (
+                lambda: xvda.read(0, 1),
+                lambda: xvda.read(0, 100),
+                lambda: xvda.write(0, bytes(512)),
+                lambda: xvda.write(0, bytes(51200)),
+                lambda: xvda.read_many([(0, bytearray(4096))]),
+                xvda.flush,
+                xvda.reopen,
+                lambda: xvda.read(0, 1),
+            ):
+                await fails(call)
+        for gone in failures:
+            assert gone.path == f"device/vbd/{XVDA}"
+            assert isinstance(gone.cause, PeerDomainGone)
+            assert gone.cause.domid == disks.domid
+            assert str(gone) == (
+                f"device/vbd/{XVDA}: the peer is gone "
+                f"(backend domain {disks.domid} has ended, or has removed the device)"
+            )
+        assert xvda.is_settled
+        assert granted(kernel, disks.domid) == []
+        assert await xvdb.read(0, 1) == b"mine".ljust(512)
+        with anyio.fail_after(PATIENCE_S):
+            await xvda.close()
+            end = await client.shut_down()
+        assert (end.outcome, end.leaks) == ("poweroff", ())
+        assert [(record.name, record.lost) for record in end.disks] == [("xvda", True)]
+        await nothing_left(machine)
 
 
 async def test_its_death_is_said_in_the_log(tmp_path: Path) -> None:
@@ -396,8 +378,7 @@ async def test_a_domain_that_has_ended_and_is_still_there_is_not_waited_for(tmp_
         toolstack = machine.services.toolstack
         backend = await toolstack.create(DomainConfig("disks", 4 * MIB, "test"))
         machine.host.start(machine.core.domain(backend), lambda _: anyio.sleep_forever())
-        config = machine.disk_config(disk(served_by=""))
-        served = type(config)(config.vdev, config.backend, config.config, backend_domid=backend)
+        served = replace(machine.disk_config(disk(served_by="")), backend_domid=backend)
         client = await toolstack.create(DomainConfig("client", 4 * MIB, "test", disks=(served,)))
         async with anyio.create_task_group() as tasks:
             with anyio.fail_after(PATIENCE_S):
@@ -489,15 +470,15 @@ async def test_both_may_die_at_once(tmp_path: Path) -> None:
 async def test_requests_survive_a_service_that_begins_anew_in_its_domain(tmp_path: Path) -> None:
     """Only its domain's death is for good: a backend that closes and comes back is waited for, as ever."""
     async with running_machine(tmp_path) as machine:
-        disks, service = await held(machine, name="disks")
+        _, service = await held(machine, name="disks")
         _, kernel = await held(machine, disks=[disk()])
-        async with serving(service):
-            xvda = await Disk.open(kernel, XVDA, DiskOptions(queues=2))
-            (device,) = service.devices
-            async with anyio.create_task_group() as tasks:
-                device.close()
-                await device.wait_closed()
-                tasks.start_soon(xvda.write, 0, b"again".ljust(512))
-                device.reopen()
-            assert (await xvda.read(0, 1)).startswith(b"again")
-            await xvda.device.wait_connected()
+        service.tasks.start_soon(driver_domain.main, service)
+        xvda = await Disk.open(kernel, XVDA, DiskOptions(queues=2))
+        (device,) = service.devices
+        async with anyio.create_task_group() as tasks:
+            device.close()
+            await device.wait_closed()
+            tasks.start_soon(xvda.write, 0, b"again".ljust(512))
+            device.reopen()
+        assert (await xvda.read(0, 1)).startswith(b"again")
+        await xvda.device.wait_connected()
