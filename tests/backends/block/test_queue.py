@@ -1,6 +1,6 @@
 """The backend's end of a ring: order, barriers, waiting stores, and when it sleeps."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -336,3 +336,51 @@ async def test_plain_methods_that_return_awaitables_are_found_out() -> None:
         ring.put(request(FLUSH, 1))
         assert await ring.answers() == [1]
         assert ring.stats.errors == {"store broken": 1}
+
+
+class Watched(MemoryStore):
+    """seen: rsp_prod and the notifications so far when a part of a run is served. fails_at: the part that raises."""
+
+    fails_at = 0
+
+    def open(self) -> None:
+        super().open()
+        self.seen: list[tuple[int, int]] = []
+        self.ring: Served | None = None
+
+    def transfer_pages(
+        self, transfers: Iterable[tuple[int, int, Sequence[memoryview]]]
+    ) -> dict[int, Exception]:
+        if self.ring is not None:
+            self.seen.append((self.ring.words[2], self.ring.bells))
+            if len(self.seen) == self.fails_at:
+                raise ZeroDivisionError
+        return super().transfer_pages(transfers)
+
+
+async def full_ring_served(store: Watched, ring: Served) -> None:
+    """A ring full of quick requests, of which the frontend waits for the first answer."""
+    ring.put(*(request(READ, number, 0, number % 8) for number in range(32)))  # maps the pages
+    assert len(await ring.answers()) == 32
+    assert not ring.front.rearm()
+    ring.bells, store.ring = 0, ring
+    ring.put(*(request(READ, number, 0, number % 8) for number in range(32)))
+
+
+async def test_a_full_ring_is_answered_in_parts_and_who_sleeps_is_woken_once() -> None:
+    store = Watched(config())
+    async with served(store) as ring:
+        await full_ring_served(store, ring)
+        assert await ring.answers() == list(range(32))
+        assert store.seen == [(32, 0), (48, 0)]
+        assert ring.bells == 1
+
+
+async def test_a_ring_that_breaks_leaves_nobody_asleep_over_answers_that_are_there() -> None:
+    store = Watched(config())
+    store.fails_at = 2
+    async with served(store) as ring:
+        await full_ring_served(store, ring)
+        assert await ring.answers() == list(range(16))
+        assert [type(error) for error in ring.broken] == [ZeroDivisionError]
+        assert ring.bells == 1
