@@ -79,20 +79,27 @@ class RingPair:
         ring = FrontRing([memoryview(mmap.mmap(self._memory, length))], REQUEST_SLOT_SIZE)
         self._bells = os.eventfd(0), os.eventfd(0)
         self._frontend = case.frontend(ring, Bell(*self._bells, case.looks), case.share)
-        self._left = case.requests * (rounds + 1)
+        self._total = case.requests * (rounds + 1)
+        self._answered = 0
         self._sum = 0
         self._rng = random.Random(SEED)
         looks = "adaptive" if case.looks is None else case.looks
         descriptors = [self._memory, *reversed(self._bells)]
-        self._backend = _peer("ring", descriptors, case.pages, case.share, looks, case.answer, self._left)
-        self.exchange(case.requests)  # until both ends run, and nothing is done for the first time
+        self._backend = _peer("ring", descriptors, case.pages, case.share, looks, case.answer, self._total)
+        try:
+            self.exchange(case.requests)  # until both ends run, and nothing is done for the first time
+        except BaseException:
+            self.close()
+            raise
 
     def exchange(self, count: int) -> float:
         """Seconds for that many requests of random sectors."""
         sectors = self._random_sectors(count)
         start = time.perf_counter()
         self._frontend.exchange(sectors)
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._answered += count
+        return seconds
 
     def one_by_one(self, count: int) -> float:
         """Microseconds of a round trip, the median of so many."""
@@ -102,21 +109,21 @@ class RingPair:
             start = clock()
             exchange((sector,))
             times.append(clock() - start)
+        self._answered += count
         return statistics.median(times) / 1000
 
     def close(self) -> None:
         """Ends the backend. Raises Unexpected if it has served everything and read something else."""
-        if self._left:
+        if self._answered < self._total:
             self._backend.kill()
         said, _ = self._backend.communicate()
         for descriptor in (self._memory, *self._bells):
             os.close(descriptor)
-        if not self._left and said.strip() != str(self._sum):
+        if self._answered == self._total and said.strip() != str(self._sum):
             raise Unexpected(f"the backend has read sectors whose sum is {said}")
 
     def _random_sectors(self, count: int) -> list[int]:
         sectors = [self._rng.randrange(DISK_SECTORS >> 3) << 3 for _ in range(count)]
-        self._left -= count
         self._sum += sum(sectors)
         return sectors
 

@@ -126,8 +126,8 @@ class ColumnsFrontend(Frontend):
 
     def _land(self, run: bytes) -> int:
         ids, codes = unpack_responses(run)
-        operations = list(map(self._flying.pop, ids))
-        if operations.count(BLKIF_OP_READ) != codes.count(BLKIF_OP_READ):
+        operations = [self._flying.pop(request_id, None) for request_id in ids]
+        if not operations.count(BLKIF_OP_READ) == codes.count(BLKIF_OP_READ) == len(ids):
             raise Unexpected(f"responses {codes}")
         return len(ids)
 
