@@ -87,6 +87,10 @@ class Changes:
         for undo in reversed(self._packet.undo):
             undo()
 
+    def sent(self) -> None:
+        """The packet was sent, and is remembered no more."""
+        self._packet = Packet()
+
     def answered(self) -> None:
         """The process goes on when it gets the next packet."""
         self.asked = False

@@ -207,6 +207,7 @@ class ProcessVcpu:
             tasks.start_soon(self._hear, ends.listener, child)
             tasks.start_soon(self._pass_on, ends.output)
             exit_ = await child.wait()
+            self._send_rung(ends.listener)
             tasks.cancel_scope.cancel()
         self._print_last(ends.output)
         killed = exit_.signal == signal.SIGKILL
@@ -398,6 +399,7 @@ async def _reply(channel: socket.socket, result: int, changes: Changes, *, unfin
             changes.put_back()
             await _until_sendable(channel, error)
         else:
+            changes.sent()
             if not changes.left:
                 return
 

@@ -99,12 +99,12 @@ def test_a_bell_that_is_told_while_its_listener_falls_asleep_wakes_it(two: Two) 
     idling = two.first.platform.idling
     fall_asleep = idling.listening.fall_asleep
 
-    def link_then() -> None:
+    def link_at_the_last_moment() -> None:
         nonlocal one_port, other_port
-        fall_asleep()
         one_port, other_port = two.link()
+        fall_asleep()
 
-    with patch.object(idling.listening, "fall_asleep", link_then):
+    with patch.object(idling.listening, "fall_asleep", link_at_the_last_moment):
         assert not idling.before_blocking(None)  # it asks, and learns of the bell, within
     assert len(two.first.platform._listening._all) == 2
     assert not select.select([idling.listening], [], [], 0)[0]

@@ -3,6 +3,7 @@ physmap says, and nothing of anybody else's that was not given to it.
 """
 
 import os
+from collections.abc import Iterator
 
 import hypothesis.strategies as st
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypervisor.errors import XenError
 from hypervisor.extent import EXTENT_FRAMES, Extent
 from hypervisor.machine import Machine
+from hypervisor.physmap_changes import Unmap
 from hypervisor.vcpu.process.address_space import PageNotPresent
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.changes import MANY
@@ -145,12 +147,14 @@ TestPages.settings = settings(max_examples=60, stateful_step_count=40, deadline=
 
 
 @pytest.fixture
-def lone() -> Wired:
+def lone() -> Iterator[Wired]:
     machine, _ = new_machine()
     Guest(machine)
     guest = Guest(machine)
     guest.domain.reservation.max_pages = 1 << 14
-    return Wired(guest, Bells())
+    wired = Wired(guest, Bells())
+    yield wired
+    wired.close()
 
 
 def test_an_extent_that_is_gone_before_it_is_told_is_not(lone: Wired) -> None:
@@ -169,7 +173,6 @@ def test_an_extent_that_is_gone_before_it_is_told_is_not(lone: Wired) -> None:
     with pytest.raises(PageNotPresent):
         lone.platform.memory.page(0x100)
     assert victim_frame == domain.memory.mfn(0)
-    lone.close()
 
 
 def _bounds(extent: Extent) -> tuple[int, int]:
@@ -189,7 +192,6 @@ def test_extents_that_come_and_go_leave_nothing(lone: Wired) -> None:
         lone.take()
     assert len(lone.changes.memory._extents) == len(lone.platform._space._extents) == known
     assert len(os.listdir("/proc/self/fd")) == files
-    lone.close()
 
 
 def test_thousands_of_mappings_at_one_place_are_one_note(lone: Wired) -> None:
@@ -201,7 +203,6 @@ def test_thousands_of_mappings_at_one_place_are_one_note(lone: Wired) -> None:
         lone.domain.memory.unmap_foreign(0x40)
     assert len(lone.changes.memory.noted) == 1
     assert not lone.changes.are_many
-    lone.close()
 
 
 def test_what_comes_while_an_answer_is_sent_waits_for_the_next(lone: Wired) -> None:
@@ -214,10 +215,18 @@ def test_what_comes_while_an_answer_is_sent_waits_for_the_next(lone: Wired) -> N
     lone.domain.populate(0x200, 1)
     assert not changes.left
     assert changes
+    bell = lone.platform._listening.hypervisor
+    bell.synced()
+    changes.asked = True
+    lone.domain.populate(0x300, 1)
+    assert not bell.wants_sync
+    changes.answered()
+    assert bell.wants_sync
     changes.begin()
-    (change,) = changes.take()
-    assert (change.kind, change.gpfn) == (ChangeKind.MAP_RAM, 0x200)
-    lone.close()
+    assert [(change.kind, change.gpfn) for change in changes.take()] == [
+        (ChangeKind.MAP_RAM, 0x200),
+        (ChangeKind.MAP_RAM, 0x300),
+    ]
 
 
 def test_a_packet_that_was_not_sent_is_made_anew(lone: Wired) -> None:
@@ -233,7 +242,6 @@ def test_a_packet_that_was_not_sent_is_made_anew(lone: Wired) -> None:
     changes.put_back()
     lone.domain.memory.remove_ram(0x100, 2 * EXTENT_FRAMES)
     assert [change.kind for change in changes.take()] == [ChangeKind.UNMAP]
-    lone.close()
 
 
 def test_many_pages_take_several_packets(lone: Wired) -> None:
@@ -252,7 +260,13 @@ def test_many_pages_take_several_packets(lone: Wired) -> None:
         assert len(lone.changes.take()) == len(told)
     assert sum(sizes) == 2 * MANY
     assert max(sizes) <= MAX_DESCRIPTORS
-    lone.close()
+    lone.changes.memory.append(Unmap(0x1000, 2 * MANY))
+    lone.take()
+    for index in range(2 * MANY):
+        assert lone.platform.memory.page(0x1000 + index).readonly == (not index % 3)
+    lone.changes.memory.append(Unmap(0x1000, 2 * MANY))
+    lone.changes.begin()
+    assert sum(len(lone.changes.take()) for _ in range(2 * MANY)) == 2 * MANY
 
 
 def test_a_process_leaves_no_descriptors_behind() -> None:
