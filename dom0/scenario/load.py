@@ -63,9 +63,7 @@ def _check_guest(source: Source, index: int, guests: Sequence[GuestSpec]) -> Ite
     else:
         yield from _check_settings(source, (*here, "args"), program.arguments, guest.args)
         if is_driver_domain(program) and not served:
-            expected = (
-                f"some guest to have a disk with backend_domain: {guest.name}, which would never end else"
-            )
+            expected = f"a guest with a disk whose backend_domain is {guest.name}: without one it never ends"
             yield _problem(source, (*here, "program"), expected)
     for number, disk in enumerate(guest.disks):
         yield from _check_disk(source, (*here, "disks", number), disk)

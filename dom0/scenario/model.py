@@ -131,8 +131,10 @@ class DiskSpec(Strict):
     max_queues: int = Field(
         default=DEFAULT_QUEUES, ge=1, le=MAX_QUEUES, description="how many queues the guest may ask for"
     )
-    backend_domain: DomainName | Literal[""] = Field(
-        default="", description="the driver domain that serves the disk, a guest by name; empty: dom0"
+    backend_domain: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$",
+        description="the driver domain that serves the disk, a guest by name; empty: dom0",
     )
     config: dict[str, Any] = Field(default={}, description="the backend's own settings")
 

@@ -2,23 +2,30 @@
 
 import os
 import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
 from rich.console import Console
 
 from backends.block.backend import BlockBackend
+from backends.block.memory import MemoryStore
+from dom0.embedding import RunningMachine, running_machine
+from dom0.launch import run as run_module
 from dom0.launch.run import launch_scenario
 from dom0.report.model import DomainReport, RunReport
+from dom0.report.render import print_report
 from dom0.scenario.model import Scenario
 from frontends.console.attach import attached_console
 from guests.disks import opened_disk
 from hypervisor.abi.xen import HYPERVISOR_xen_version
 from hypervisor.hypercalls import TABLE
 from kernel.kernel import Kernel
+from kernel.xenbus.drivers import PeerGone
 
 HERE = __name__
 
@@ -62,6 +69,32 @@ async def reads_and_lies(kernel: Kernel) -> int:
     return 0
 
 
+class LethalStore(MemoryStore):
+    """Its third read ends the domain that it runs in, domain 1 of the machine that was started last."""
+
+    reads = 0
+    machine: ClassVar[RunningMachine]
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self.reads += 1
+        if self.reads == 3:
+            self.machine.core.domain(1).crash()
+        super().read(offset, buffers)
+
+
+async def survives(kernel: Kernel) -> int:
+    """Reads from a disk until that is gone, says why, and goes on with another one."""
+    async with attached_console(kernel) as console, opened_disk(kernel, "xvdb") as other:
+        async with opened_disk(kernel, "xvda") as disk:
+            try:
+                while True:
+                    await disk.read(0, 8)
+            except PeerGone as gone:
+                console.write(f"{gone}\n")
+        await other.read(0, 8)
+    return 0
+
+
 async def prints_escapes(kernel: Kernel) -> int:
     async with attached_console(kernel) as console:
         console.write("\x1b[2J\x1b]0;mine\x07cleared\n")
@@ -94,6 +127,12 @@ def guest(name: str, program: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "program": f"{HERE}:{program}" if program in globals() else program, **more}
 
 
+def render(result: Result) -> str:
+    output = StringIO()
+    print_report(result.report, Console(file=output, width=160))
+    return output.getvalue()
+
+
 class Launcher:
     """Runs scenarios in a folder on one loop."""
 
@@ -112,7 +151,14 @@ class Launcher:
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Launcher:
+def launch(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    @asynccontextmanager
+    async def remembered(*args: Any, **kwargs: Any) -> AsyncIterator[RunningMachine]:
+        async with running_machine(*args, **kwargs) as machine:
+            LethalStore.machine = machine
+            yield machine
+
+    monkeypatch.setattr(run_module, "running_machine", remembered)
     return Launcher(tmp_path, request.param)
 
 
@@ -230,6 +276,100 @@ def test_what_a_guest_says_of_its_drivers_is_not_believed(launch: Launcher) -> N
     (disk,) = result.domain("liar").devices
     assert disk.backend_ring.size > 0
     assert (disk.frontend.size, disk.latency.p50_us) == (0, 0)
+
+
+# Driver domains
+
+
+def served(vdev: str = "xvda", *, by: str = "disks", backend: str = "memory") -> dict[str, Any]:
+    return {"vdev": vdev, "backend": backend, "config": {"size": "64KiB"}, "backend_domain": by}
+
+
+def test_a_driver_domain_runs_for_as_long_as_somebody_needs_it(launch: Launcher) -> None:
+    """Wherever it stands in the file: it is there before those that it serves, and goes after them."""
+    result = launch(
+        guest("one", "block-exerciser", args={"requests": 50, "depth": 4}, disks=[served()]),
+        guest("two", "hello", start_after="one", disks=[served(), {**MEMORY_DISK, "vdev": "xvdb"}]),
+        guest(
+            "disks",
+            "driver-domain",
+            expect={
+                "console": ["^serves xvda of domain 2: memory, 64 KiB", "^served xvda of domain 2: "],
+                "counters": {"served.one-xvda.requests.write": {"min": 16}, "grants.leaked": {"max": 0}},
+            },
+        ),
+        guest("late", "hello", start_after="disks"),
+    )
+    assert result.report.ok, result.printed
+    assert result.endings() == ["one", "two", "disks", "late"]
+    assert "disks starts as domain 1: driver-domain" in result.printed
+    (disk,) = result.domain("one").devices
+    assert (disk.name, disk.backend, disk.backend_domain, disk.lost) == ("xvda", "memory", "disks", 0)
+    assert disk.requests["write"] >= 16
+    assert disk.bytes_written >= 65536
+    assert disk.backend_ring.size == disk.frontend.size > 0
+    assert disk.latency.p99_us > 0
+    first, second = result.domain("disks").served
+    assert (first.name, first.requests, first.bytes_written) == (
+        "one-xvda",
+        disk.requests,
+        disk.bytes_written,
+    )
+    assert second.name == "two-xvda"
+    assert {device.name: device.backend_domain for device in result.domain("two").devices} == {
+        "xvda": "disks",
+        "xvdb": "",
+    }
+    assert result.domain("Domain-0").served == []
+
+
+def test_a_driver_domain_that_crashes_is_reported_where_it_hurts(launch: Launcher) -> None:
+    result = launch(
+        guest("disks", "driver-domain", expect={"shutdown": "crash", "exit_code": None}),
+        guest(
+            "survivor",
+            "survives",
+            disks=[served(backend=f"{HERE}:LethalStore"), {**MEMORY_DISK, "vdev": "xvdb"}],
+            expect={
+                "console": r"^device/vbd/51712: the peer is gone \(backend domain 1 ",
+                "counters": {"devices.xvda.lost": {"min": 1}, "grants.leaked": {"max": 0}},
+            },
+        ),
+    )
+    assert result.report.ok, result.printed
+    assert "survivor loses xvda: disks, which served it, is gone" in result.printed
+    assert "survivor xvda was lost: disks" in render(result)
+    lost = result.domain("survivor").devices[-1]
+    assert (lost.name, lost.backend_domain, lost.lost) == ("xvda", "disks", 1)
+    assert lost.requests["read"] >= 3  # as the guest says: nobody else is left to
+    assert [device.lost for device in result.domain("disks").served] == [1]
+
+
+def test_a_guest_that_expects_its_disk_to_last_fails_the_run(launch: Launcher) -> None:
+    result = launch(
+        guest("disks", "driver-domain"),
+        guest(
+            "survivor",
+            "survives",
+            disks=[served(backend=f"{HERE}:LethalStore"), {**MEMORY_DISK, "vdev": "xvdb"}],
+            expect={"counters": {"devices.xvda.lost": {"max": 0}}},
+        ),
+        guest("late", "hello", start_after="survivor", disks=[served()]),
+    )
+    assert not result.report.ok
+    assert result.failed() == ["disks: shutdown", "disks: exit code", "survivor: devices.xvda.lost"]
+    assert result.report.problems[0].startswith("late: no domain disks runs that could serve a disk")
+
+
+def test_an_interrupt_ends_a_driver_domain_after_those_that_it_serves(launch: Launcher) -> None:
+    result = launch(
+        guest("one", "idle", disks=[served()]),
+        guest("disks", "driver-domain"),
+        guest("two", "interrupts", disks=[served()], expect={"exit_code": None}),
+    )
+    assert result.endings() == ["two", "one", "disks"]
+    assert [result.domain(name).outcome for name in ("one", "two", "disks")] == ["poweroff"] * 3
+    assert not result.report.ok
 
 
 # Runs that are stopped

@@ -129,6 +129,22 @@ def test_a_run_that_went_well_says_so_and_no_more() -> None:
     assert "Expectations" not in shown
 
 
+def test_what_a_driver_domain_has_served_is_shown_with_it_and_with_its_guest() -> None:
+    ours = DeviceReport(name="xvda", kind="vbd", backend="file", backend_domain="disks", lost=1)
+    theirs = DeviceReport(
+        name="painter-xvda", kind="vbd", backend="file", requests={"read": 4711}, bytes_read=3 << 20, errors=2
+    )
+    domains = [
+        DomainReport(name="painter", domid=2, program="block-exerciser", devices=[ours]),
+        DomainReport(name="disks", domid=1, program="driver-domain", served=[theirs]),
+    ]
+    shown = printed(REPORT.model_copy(update={"domains": domains, "expectations": []}), 80)
+    assert "file in disks" in shown
+    assert "painter xvda was lost: disks, which served it, ended before" in shown
+    (served,) = [line.split() for line in shown.splitlines() if line.startswith("disks ")]
+    assert served == ["disks", "painter-xvda", "file", "4,711", "3.0", "MiB", "0", "B", "2"]
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

@@ -30,6 +30,7 @@ REPORT = DomainReport(
             queues=[QueueReport(name="queue-0", requests={"read": 2}, ring=RingReport(high_water=7))],
         )
     ],
+    served=[DeviceReport(name="painter-xvda", kind="vbd", requests={"write": 8}, lost=1)],
 )
 
 
@@ -47,6 +48,10 @@ REPORT = DomainReport(
         ("devices.xvda.latency.p50_us", 1.5),
         ("devices.xvda.frontend.high_water", 0),
         ("devices.xvda.queues.queue-0.requests.read", 2),
+        ("devices.xvda.lost", 0),
+        ("served.painter-xvda.requests.write", 8),
+        ("served.painter-xvda.lost", 1),
+        ("served.painter-xvdb.lost", None),
         ("devices.xvda.queues.queue-0.ring.high_water", 7),
         ("devices.xvda.queues.queue-1.ring.high_water", None),
         ("devices.xvda.queues", None),

@@ -61,7 +61,36 @@ def test_a_right_file_loads(write: Write) -> None:
     assert scenario.machine.memory == 256 << 20
 
 
+def test_a_driver_domain_may_stand_anywhere(write: Write) -> None:
+    """Before or after those that it serves, by whichever name its program goes, and with a disk of another one."""
+    scenario = load_scenario(
+        write(
+            """
+            name: right
+            guests:
+              - name: client
+                program: hello
+                disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}, backend_domain: more}]
+              - name: more
+                program: dom0.driver_domain:main
+                disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}, backend_domain: disks}]
+                expect: {counters: {served.client-xvda.requests_total: {min: 0}}}
+              - name: disks
+                program: driver-domain
+              - name: late
+                program: hello
+                start_after: disks
+            """
+        )
+    )
+    assert scenario.guests[0].driver_domains == ("more",)
+    assert scenario.guests[2].driver_domains == ()
+
+
 GUEST = "guests:\n  - name: a\n    program: hello\n"
+DISK_IN = ", disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}, backend_domain: "
+DISK_OF = "    disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}, backend_domain: "
+DISKS = "  - {name: disks, program: driver-domain}\n"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +175,49 @@ GUEST = "guests:\n  - name: a\n    program: hello\n"
         (
             HEAD + GUEST + "    start_after: b\n  - {name: b, program: hello, start_after: [a]}\n",
             ":5: guests[0].start_after: found 'b'; expected an order, not a circle (a after b after a)",
+        ),
+        # driver domains
+        (
+            HEAD + GUEST + DISK_OF + "disk}]\n" + DISKS,
+            ":5: guests[0].disks[0].backend_domain: found 'disk'; expected 'disks', perhaps",
+        ),
+        (
+            HEAD + GUEST + DISK_OF + "b}]\n  - {name: b, program: hello}\n",
+            ":5: guests[0].disks[0].backend_domain: found 'b'; "
+            "expected a guest whose program is driver-domain; b's is hello",
+        ),
+        (
+            HEAD + GUEST + DISK_OF + "a}]\n",
+            ":5: guests[0].disks[0].backend_domain: found 'a'; expected an order, not a circle (a after a)",
+        ),
+        (
+            HEAD + GUEST + "    start_after: disks\n" + DISK_OF + "disks}]\n" + DISKS,
+            ":5: guests[0].start_after: found 'disks'; "
+            "expected an order, not a circle (a after disks after a)",
+        ),
+        (
+            HEAD
+            + GUEST
+            + DISK_OF
+            + "disks}]\n"
+            + DISKS.replace("}", DISK_IN + "more}]}")
+            + DISKS.replace("disks", "more").replace("}", DISK_IN + "disks}]}"),
+            ":6: guests[1].disks[0].backend_domain: found 'more'; "
+            "expected an order, not a circle (disks after more after disks)",
+        ),
+        (
+            HEAD + GUEST + DISKS,
+            ":5: guests[1].program: found 'driver-domain'; "
+            "expected a guest with a disk whose backend_domain is disks: without one it never ends",
+        ),
+        (
+            HEAD
+            + GUEST
+            + DISK_OF
+            + "disks}]\n"
+            + DISKS.replace("}", ", expect: {counters: {served.a-xvdb.errors: {max: 0}}}}"),
+            ":6: guests[1].expect.counters.served.a-xvdb.errors: found the counter 'served.a-xvdb.errors'; "
+            "expected served.a-xvda, perhaps",
         ),
         # programs and their arguments
         (

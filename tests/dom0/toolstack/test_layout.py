@@ -63,5 +63,28 @@ def test_the_folders_of_a_disk_have_the_recorded_keys_in_the_recorded_order() ->
     assert order == [path for path in theirs if path in set(order)]
 
 
+def test_a_disk_of_a_driver_domain_lies_there_and_is_readable_by_its_two_ends_alone() -> None:
+    """Owners and readers as libxl__device_generic_add of Xen 4.17 sets them."""
+    above: Tree = {"/local/domain/7": ("", "n0,r7"), "/local/domain/1": ("", "n0,r1"), "/libxl/1": ("", "n0")}
+    keys = {"params": "/images/a", "type": "file"}
+    ours = applied(disk(1, "xvda", mode="w", backend_keys=keys, backend_domid=7), above | _roots())
+    front, back = "/local/domain/1/device/vbd/51712", "/local/domain/7/backend/vbd/1/51712"
+    assert ours[f"{front}/backend"] == (back, "n1,r7")
+    assert ours[f"{front}/backend-id"] == ("7", "n1,r7")
+    assert ours[f"{front}/trusted"] == ("0", "n1,r7")  # its frontend shows it no more than it has to
+    assert ours[f"{back}/frontend"] == (front, "n7,r1")
+    assert ours[f"{back}/params"] == ("/images/a", "n7,r1")
+    for path, (_, permissions) in ours.items():
+        if path.startswith(front):
+            assert permissions == "n1,r7", path
+        elif path.startswith(back):
+            assert permissions == "n7,r1", path
+        elif path.startswith("/local/domain/7/"):
+            assert permissions == "n0,r7", path  # it can add no device of its own
+        elif path.startswith("/libxl/1/"):
+            assert permissions == "n0", path
+    assert not [path for path in ours if path.startswith("/local/domain/0")]
+
+
 def _roots() -> Tree:
     return dict.fromkeys(("/local", "/local/domain", "/libxl"), ("", "n0"))
