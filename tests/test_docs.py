@@ -4,7 +4,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
+import anyio
 import pytest
 from typer.testing import CliRunner
 
@@ -51,3 +54,27 @@ def test_every_example_runs(file: Path, loop: str, tmp_path: Path, monkeypatch: 
     copy.write_text(file.read_text())
     result = CliRunner().invoke(app, ["launch", str(copy), "--loop", loop])
     assert result.exit_code == 0, result.output
+
+
+def shown(page: str, language: str) -> str:
+    """The first block of a language on a page of docs/."""
+    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_scenario_on_driver_domains_runs_as_it_stands(loop: str, tmp_path: Path) -> None:
+    file = tmp_path / "served.yaml"
+    file.write_text(shown("driver-domains.md", "yaml"))
+    for command in (["check", str(file)], ["launch", str(file), "--loop", loop]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_program_on_driver_domains_runs_as_it_stands(loop: str, tmp_path: Path) -> None:
+    body = shown("driver-domains.md", "python")
+    names: dict[str, Any] = {"tmp_path": tmp_path}
+    exec(f"async def main():\n{indent(body, '    ')}", names)
+    anyio.run(names["main"], backend=loop)

@@ -60,6 +60,20 @@ def test_the_demo(loop: str, tmp_path: Path) -> None:
     assert f"demo: every guest ended well after {report.seconds:.2f} s on {loop}" in run.stdout
 
 
+@LOOPS
+def test_disks_from_a_driver_domain(loop: str, tmp_path: Path) -> None:
+    (tmp_path / "scenarios").mkdir()
+    file = shutil.copy(ROOT / "scenarios" / "driver-domain.yaml", tmp_path / "scenarios")
+    run = launched(Path(file), "--loop", loop, "--json", str(tmp_path / "report.json"), cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+    report = RunReport.model_validate_json((tmp_path / "report.json").read_text())
+    guests = {domain.name: domain for domain in report.domains}
+    assert [device.name for device in guests["disks"].served] == ["painter-xvda", "copier-xvdb"]
+    assert [device.backend_domain for device in guests["copier"].devices] == ["", "disks"]
+    out = tmp_path / "driver-domain-out"
+    assert sha256_of(out / "copy.img") == sha256_of(out / "painting.img")
+
+
 def test_the_demo_is_right_and_documented_by_its_schema() -> None:
     run = subprocess.run(
         [DOMZERO, "check", "scenarios/demo.yaml"], cwd=ROOT, capture_output=True, text=True, check=False
