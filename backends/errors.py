@@ -3,7 +3,19 @@
 A store raises these (or OSError) and nothing else; the driver above turns either into a blkif status.
 """
 
+import traceback
 from pathlib import Path
+from typing import Final
+
+TOLD_CHARACTERS: Final = 2000
+
+
+def told(error: BaseException, *, traced: bool = False) -> str:
+    """The type and the text of an error, whatever a plug-in has made of either, for the report. traced: where
+    it was raised, too. What is too long is cut in front, where a traceback says least.
+    """
+    lines = traceback.format_exception(error) if traced else traceback.format_exception_only(error)
+    return "".join(lines).strip()[-TOLD_CHARACTERS:]
 
 
 class StoreError(Exception):

@@ -12,6 +12,7 @@ from backends.block.queue import BlockQueue
 from backends.block.service import Service
 from backends.block.stats import DeviceStats
 from backends.contract import BlockStore
+from backends.errors import told
 from kernel.events import EventPort
 from kernel.kernel import Kernel
 from kernel.xenbus.backend import BackendDevice
@@ -53,7 +54,8 @@ class BlockDevice:
         self.setup = SetupKeys.read(self.device.path, self.device.keys)  # it may be another disk by now
         try:
             self.disk = await OpenedStore.open(self._open_store(self.setup))
-        except Exception:
+        except Exception as error:
+            self.stats.error("store not opened", told(error))
             await self._say(HOTPLUG_STATUS, "error")
             raise
         return {**offered(self.setup), HOTPLUG_STATUS: "connected"}
@@ -63,6 +65,13 @@ class BlockDevice:
 
         Raises BadKeys, RingNotGranted, HypercallError, PeerViolation, StoreError.
         """
+        try:
+            return await self._connect(frontend_keys)
+        except Exception as error:
+            self.stats.error("not connected", told(error))
+            raise
+
+    async def _connect(self, frontend_keys: Keys) -> Keys:
         assert self.disk is not None  # features came before
         keys = FrontendKeys.read_within(self.device.peer_path, frontend_keys, self.setup.max_queues)
         queues = await self._find_queues(keys, frontend_keys)
@@ -82,7 +91,11 @@ class BlockDevice:
         await self._close_queues()
         disk, self.disk = self.disk, None
         if disk is not None:
-            await disk.close()
+            try:
+                await disk.close()
+            except Exception as error:
+                self.stats.error("store not closed", told(error))
+                raise
 
     async def resize(self) -> bool:
         """Asks the store for its size again, and tells the frontend if it has changed. Returns whether it
@@ -135,7 +148,7 @@ class BlockDevice:
             connection.stop()
         if isinstance(error, PeerViolation):
             self.violation = error
-        self.stats.error("ring broken", str(error))
+        self.stats.error("ring broken", told(error))
         self.device.fail(error)
 
     async def _say(self, key: str, value: str) -> None:

@@ -4,14 +4,13 @@ Nothing but cancellation leaves here as an exception: a store that fails, or is 
 request.
 """
 
-import traceback
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from backends.block.opened import OpenedStore, settled
 from backends.block.requests import Discard, Flush, Listed, Refusal, Transfer
 from backends.block.stats import BlockStats
-from backends.errors import StoreError
+from backends.errors import StoreError, told
 from ringbuffers.protocols import blkif
 
 Operation = Transfer | Flush | Discard
@@ -81,10 +80,8 @@ class Service:
 
     def failed(self, error: Exception) -> int:
         """Counts what a store raised and returns the status of the request that it failed."""
-        if isinstance(error, OSError | StoreError):
-            self.stats.error("store failed", str(error))
-        else:
-            self.stats.error("store broken", "".join(traceback.format_exception(error)))
+        failed = isinstance(error, OSError | StoreError)
+        self.stats.error("store failed" if failed else "store broken", told(error, traced=not failed))
         return blkif.BLKIF_RSP_ERROR
 
     async def _transfer(self, operation: Transfer, memory: Memory) -> int:

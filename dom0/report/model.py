@@ -83,8 +83,8 @@ class DeviceReport(Section):
     backend_domain: str = Field(default="", description="the driver domain that served it; empty: dom0")
     lost: int = Field(default=0, description="1 if the domain that served it ended before it")
     requests: dict[str, int] = {}
-    errors: int = 0
-    last_error: str = Field(default="", description="the last of them in full")
+    errors: int = Field(default=0, description="requests that failed, and what failed of the device itself")
+    last_error: str = Field(default="", description="the last of them: its type and its text")
     bytes_read: int = 0
     bytes_written: int = 0
     frontend: RingReport = RingReport()
