@@ -30,17 +30,17 @@ async def run_program(platform: Platform, program: Program, args: Mapping[str, A
     """Boot, run `program(kernel, **args)`, close its devices, name leaked grants, shut the domain down;
     returns the reason.
 
-    The reason is SHUTDOWN_crash if the program, or a task that it started, raised: the traceback goes to the
-    hypervisor's console. The exit code of a program that returned is left in data/exit-code, and what its
-    drivers have counted in data/report.
+    The reason is SHUTDOWN_crash if the program, or a task that it started, raised (in a task, sys.exit is an
+    error, too): the traceback goes to the hypervisor's console. The exit code of a program that returned is
+    left in data/exit-code, and what its drivers have counted in data/report.
     """
     kernel: Kernel | None = None
     reason = SHUTDOWN_crash  # unless the program says otherwise
     try:
         async with Kernel.boot(platform) as kernel:
             reason = await _execute(kernel, program, args or {})
-    except Exception:
-        if kernel is None:
+    except BaseException as error:
+        if kernel is None or not _is_its_own(error):
             raise
         kernel.log(traceback.format_exc())
         reason = SHUTDOWN_crash
@@ -58,7 +58,9 @@ async def _execute(kernel: Kernel, program: Program, args: Mapping[str, Any]) ->
             code = await _exit_code(program(kernel, **args))
             last_words[EXIT_CODE_PATH] = str(code)
         reason = request.reason
-    except Exception:
+    except BaseException as error:
+        if not _is_its_own(error):
+            raise
         kernel.log(traceback.format_exc())
         reason = SHUTDOWN_crash
     await kernel.close_devices()
@@ -79,6 +81,15 @@ async def _exit_code(running: Awaitable[object]) -> int:
     if code is not None and not isinstance(code, int):
         raise BadExitCode(code)
     return int(code or 0)
+
+
+def _is_its_own(error: BaseException) -> bool:
+    """Whether the program has failed, by an exception or by sys.exit in a task of its own, and nobody else
+    wants it to end.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_its_own, error.exceptions))
+    return isinstance(error, Exception | SystemExit)
 
 
 class BadExitCode(KernelError):

@@ -24,6 +24,7 @@ from hypervisor.continuation import Continuation
 from hypervisor.errors import BadGpfn
 from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
 from hypervisor.vcpu.parking import Parker, new_parker
+from hypervisor.vcpu.task_exits import in_program
 
 if TYPE_CHECKING:
     from hypervisor.guest_memory import GuestMemory
@@ -149,6 +150,7 @@ class CoroutineVcpu:
     async def run(self) -> None:
         """Execute the program from the domain's first unpause on. Raises nothing that the program raised."""
         domain = self.vcpu.domain
+        in_program.set(True)
         try:
             with self._scope:
                 self.stop()

@@ -27,6 +27,7 @@ from hypervisor.vcpu.parking import Parker, new_parker
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.execution import Image, ProcessVcpu
 from hypervisor.vcpu.process.spawner import Spawner
+from hypervisor.vcpu.task_exits import exits_contained
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -127,16 +128,17 @@ class CoroutineHost:
         """Execute programs and timers inside this context; leaving it cancels what still runs."""
         if self._tasks is not None:
             raise HostMisuse("this host runs a machine already")
-        async with Spawner.running(self._preload) as spawner, anyio.create_task_group() as tasks:
-            self._spawner = spawner
-            self._tasks = tasks
-            self._timer_parker = new_parker()
-            tasks.start_soon(self._run_timers, machine, self._timer_parker, name="timers")
-            try:
-                yield self
-            finally:
-                self._tasks = self._timer_parker = self._spawner = None
-                tasks.cancel_scope.cancel()
+        with exits_contained():
+            async with Spawner.running(self._preload) as spawner, anyio.create_task_group() as tasks:
+                self._spawner = spawner
+                self._tasks = tasks
+                self._timer_parker = new_parker()
+                tasks.start_soon(self._run_timers, machine, self._timer_parker, name="timers")
+                try:
+                    yield self
+                finally:
+                    self._tasks = self._timer_parker = self._spawner = None
+                    tasks.cancel_scope.cancel()
 
     def start(self, domain: Domain, program: Program) -> CoroutineVcpu:
         """Let vCPU 0 of `domain` execute `program` as soon as the domain is unpaused."""

@@ -1,6 +1,7 @@
 """A program from boot to shutdown: exit codes, crashes, arguments, leaks."""
 
 import sys
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
@@ -54,6 +55,53 @@ async def test_sys_exit_ends_the_program_and_not_the_loop(
             domid = await world.create_guest(program)
             assert await world.ended(domid) == SHUTDOWN_poweroff
             assert await exit_code(world, domid) == code
+
+
+async def exits() -> None:
+    sys.exit(3)
+
+
+async def exits_in_a_task_of_the_kernel(kernel: Kernel) -> None:
+    kernel.tasks.start_soon(exits)
+    await anyio.sleep_forever()
+
+
+async def exits_in_a_task_of_its_own(kernel: Kernel) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exits)
+        tasks.start_soon(anyio.sleep_forever)
+
+
+async def exits_beside_another_error(kernel: Kernel) -> None:
+    async def raises() -> None:
+        raise LookupError("beside")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exits)
+        tasks.start_soon(raises)
+
+
+@pytest.mark.parametrize(
+    "program", [exits_in_a_task_of_the_kernel, exits_in_a_task_of_its_own, exits_beside_another_error]
+)
+async def test_sys_exit_in_a_task_crashes_the_program_alone(
+    anyio_backend: str, program: Callable[[Kernel], Awaitable[None]]
+) -> None:
+    """asyncio would end the loop, and every domain with it. What the program has used is ended in order."""
+
+    async def with_a_grant(kernel: Kernel) -> None:
+        kernel.grants.grant(0, kernel.pages.allocate().pfn)
+        await program(kernel)
+
+    with anyio.fail_after(10):
+        async with running_machine() as world:
+            _, bystander = await world.boot_guest()
+            domid = await world.create_guest(with_a_grant)
+            assert await world.ended(domid) == SHUTDOWN_crash
+            assert await exit_code(world, domid) is None
+            assert "sys.exit(3)" in world.console[domid]
+            assert "leaked" in world.console[domid]
+            await bystander.store.write("data/x", "still here")
 
 
 async def test_what_is_no_exit_code_is_named(anyio_backend: str) -> None:

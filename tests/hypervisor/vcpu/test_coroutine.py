@@ -1,5 +1,6 @@
 """Domains whose programs are coroutines: upcalls, pausing, death, crashes, and that one harms no other."""
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -372,6 +373,20 @@ async def raises_in_a_task(platform: Platform) -> None:
         await platform.wait_upcall()
 
 
+async def exits_in_a_task(platform: Platform) -> None:
+    async def child() -> None:
+        sys.exit(3)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(child)
+        await platform.wait_upcall()
+
+
+async def exits_in_a_task_of_a_task(platform: Platform) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exits_in_a_task, platform)
+
+
 async def raises_before_any_await(platform: Platform) -> None:
     raise RuntimeError("at once")
 
@@ -383,9 +398,11 @@ async def raises_before_any_await(platform: Platform) -> None:
         raises(SystemExit(3)),
         raises(RecursionError()),
         raises_in_a_task,
+        exits_in_a_task,
+        exits_in_a_task_of_a_task,
         raises_before_any_await,
     ],
-    ids=["exception", "exit", "recursion", "task", "at once"],
+    ids=["exception", "exit", "recursion", "task", "exit in a task", "exit further down", "at once"],
 )
 async def test_a_program_that_raises_crashes_its_domain_alone(program: Program) -> None:
     async with world() as here:
