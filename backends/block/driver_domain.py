@@ -53,8 +53,8 @@ class ToldDevice(BlockDevice):
         """As a block device's, and leaves and says what was counted."""
         was_connected = bool(self.queues)
         await super().disconnect()
-        await self._kernel.store.transact(self._leave_statistics)
         if was_connected:
+            await self._kernel.store.transact(self._leave_statistics)
             stats = self.stats
             self._tell(
                 f"served {self._name}: {sum(stats.requests.values())} requests, "

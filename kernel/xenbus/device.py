@@ -112,11 +112,19 @@ class Device(ABC):
 
     async def wait_released(self) -> None:
         """Return when the peer, too, has closed, and so has let go of what it was granted; at once if it was
-        never connected to.
+        never connected to, or if it is a frontend without a driver that could close.
         """
-        await self.wait_closed()
-        while self.own is XenbusState.Closed and self.peer in _HOLDING:
+        while not self._is_released():
             await self._changed.wait()
+
+    def _is_released(self) -> bool:
+        if self.closed is None:
+            return False
+        if self.own is XenbusState.Closing:
+            return self.side is Side.BACKEND and self.peer is XenbusState.Initialising
+        return self.own is XenbusState.Unknown or (
+            self.own is XenbusState.Closed and self.peer not in _HOLDING
+        )
 
     async def run(self) -> None:
         """Run the device until its folder is gone. Errors stay inside: they close the device and are

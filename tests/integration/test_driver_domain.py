@@ -193,6 +193,16 @@ async def test_a_driver_domain_that_shuts_down_closes_its_devices_first(tmp_path
         await nothing_left(machine, client)
 
 
+async def test_guests_that_do_not_use_their_disks_hold_nothing_up(tmp_path: Path) -> None:
+    async with running_machine(tmp_path) as machine:
+        disks = await machine.start("driver-domain", name="disks")
+        missing = DiskSpec(vdev="xvdb", config={"path": "none.img"}, backend_domain="disks")
+        await held(machine, disks=[disk(), missing])
+        with anyio.fail_after(PATIENCE_S):
+            await disks.printed("cannot serve xvdb")
+            assert (await disks.shut_down(patience_s=60)).outcome == "poweroff"
+
+
 async def test_what_waits_for_a_backend_that_has_closed_is_told_when_its_domain_is_gone(
     tmp_path: Path,
 ) -> None:
