@@ -141,6 +141,13 @@ class BlockQueue:
     def _serve(self, run: bytes) -> None:
         """Serves a run of slots in order, up to a barrier that must wait, or the end of this turn."""
         start = 0
+        while start < len(run) and run[start] == blkif.BLKIF_OP_INDIRECT:
+            start += _SLOT
+        if start:
+            self._serve_together([run[at : at + _SLOT] for at in range(0, start, _SLOT)])
+            if self._barrier is not None or self._held:
+                self._held += run[start:]
+                return
         while start < len(run) and self._serve_pages(run[start : start + self._part]):
             start += self._part
             if start < len(run):
