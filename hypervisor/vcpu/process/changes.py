@@ -100,6 +100,7 @@ class Changes:
     def close(self) -> None:
         """Nobody is told anything any more."""
         self.memory.close()
+        self._packet = Packet()
 
     def _noted(self) -> None:
         if not self.asked:

@@ -61,8 +61,9 @@ class MemoryChanges:
             self._on_first()
 
     def close(self) -> None:
-        """Follow no more."""
+        """Follow no more, and keep nothing of what is about to go."""
         self._memory.journal = None
+        self._extents.clear()
 
     # For an answer
 
