@@ -45,6 +45,7 @@ def collect_domain(
         name=name,
         domid=domain.domid,
         program=program,
+        isolation="process" if domain.isolated else "coroutine",
         outcome=end.outcome,
         exit_code=end.exit_code,
         crash=end.crash,

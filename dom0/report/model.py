@@ -105,6 +105,7 @@ class DomainReport(Section):
     name: str
     domid: int
     program: str
+    isolation: str = Field(default="coroutine", description="what has executed it: a coroutine or a process")
     outcome: str = Field(default="", description="how it ended: a shutdown reason, destroyed, or running")
     exit_code: int | None = None
     crash: str = Field(default="", description="why it crashed, if it did")

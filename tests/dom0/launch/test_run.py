@@ -1,5 +1,6 @@
 """Scenarios from their start to their report, on both loops: what holds, what fails, what is stopped."""
 
+import ctypes
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -52,6 +53,12 @@ async def interrupts_twice(kernel: Kernel) -> int:
 
 async def asks_the_version(kernel: Kernel) -> int:
     kernel.hypercalls.xen_version()
+    return 0
+
+
+async def touches_nothing(kernel: Kernel) -> int:
+    """Reads where no memory is, as a broken extension module would."""
+    ctypes.string_at(0)
     return 0
 
 
@@ -343,6 +350,35 @@ def test_a_driver_domain_that_crashes_is_reported_where_it_hurts(launch: Launche
     assert (lost.name, lost.backend_domain, lost.lost) == ("xvda", "disks", 1)
     assert lost.requests["read"] >= 3  # as the guest says: nobody else is left to
     assert [device.lost for device in result.domain("disks").served] == [1]
+
+
+def test_guests_that_are_processes_run_and_crash_by_themselves(launch: Launcher) -> None:
+    launch.folder.joinpath("out").mkdir()
+    disk = {"vdev": "xvda", "backend_domain": "disks", "config": {"path": "a.img", "size": "64KiB"}}
+    result = launch(
+        guest("disks", "driver-domain", isolation="process"),
+        guest("worker", "block-exerciser", args={"requests": 50}, disks=[disk], isolation="process"),
+        guest("neighbour", "block-exerciser", args={"requests": 50}, disks=[MEMORY_DISK]),
+        guest(
+            "broken",
+            "touches_nothing",
+            isolation="process",
+            expect={"shutdown": "crash", "exit_code": None},
+        ),
+    )
+    assert result.report.ok, result.printed
+    assert {domain.name: domain.isolation for domain in result.report.domains} == {
+        "Domain-0": "coroutine",
+        "disks": "process",
+        "worker": "process",
+        "neighbour": "coroutine",
+        "broken": "process",
+    }
+    assert "its process has ended: killed by SIGSEGV" in result.domain("broken").crash
+    assert "touches_nothing" in result.domain("broken").crash
+    (served,) = result.domain("disks").served
+    assert served.bytes_written >= 65536
+    assert Path(launch.folder, "out", "a.img").stat().st_size == 65536
 
 
 def test_a_guest_that_expects_its_disk_to_last_fails_the_run(launch: Launcher) -> None:
