@@ -11,7 +11,10 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
+from random import Random
 
+from hypervisor.abi.event_channel import EVTCHNOP_send
 from hypervisor.abi.sched import (
     SCHEDOP_block,
     SCHEDOP_poll,
@@ -21,11 +24,14 @@ from hypervisor.abi.sched import (
     sched_poll,
     sched_shutdown,
 )
+from hypervisor.abi.xen import __HYPERVISOR_event_channel_op as EVENT_CHANNEL_OP
 from hypervisor.abi.xen import __HYPERVISOR_multicall as MULTICALL
 from hypervisor.abi.xen import __HYPERVISOR_sched_op as SCHED_OP
 from hypervisor.abi.xen import __HYPERVISOR_xen_version as XEN_VERSION
 from hypervisor.abi.xen import multicall_entry
 from hypervisor.vcpu.process.doorbell import Listener, Ringer
+from hypervisor.vcpu.process.event_page import EventPage
+from hypervisor.vcpu.process.idling import run
 from hypervisor.vcpu.process.listening import mapped
 from hypervisor.vcpu.process.platform import ProcessPlatform, attach
 from hypervisor.vcpu.process.wire import MAX_PFNS, REQUEST, RequestKind, receive_packet
@@ -36,6 +42,8 @@ ARGUMENT = 0x100
 CALLS = 2 << 12
 """where multicalls begin"""
 CALLS_MANY = 1000
+PORT = 1
+"""the first port of a domain"""
 
 
 def request(
@@ -246,3 +254,45 @@ def ring_all(payload: bytes, fds: list[int]) -> None:
             ringer.ring(port)
         ringer.wake()
         word[0] += 1
+
+
+# Two that ring each other
+
+
+def ring_in_turns(payload: bytes, fds: list[int]) -> None:
+    """Rings for its first port, and waits for an event, so many times; before each it sleeps for a while or not.
+
+    payload: the loop, how many times, whether it begins.
+    """
+    loop, rounds, begins = payload.decode().split()
+    platform = attach(fds, 0)
+    run(platform.idling, partial(_in_turns, platform, int(rounds), bool(int(begins))), loop)
+
+
+async def _in_turns(platform: ProcessPlatform, rounds: int, begins: bool) -> None:
+    events = platform._events
+    assert events is not None
+    page = platform.memory.page(0)
+    page[ARGUMENT : ARGUMENT + 4] = (PORT).to_bytes(4, "little")
+    word = count(platform)
+    random = Random(begins)
+    if begins:
+        platform.hypercall(EVENT_CHANNEL_OP, EVTCHNOP_send, ARGUMENT)
+    for _ in range(rounds):
+        await _turn(platform, events)
+        if random.random() < 0.05:
+            time.sleep(random.random() * 0.0006)  # noqa: ASYNC251 - the other one falls asleep, or is about to
+        word[0] += 1
+        assert platform.hypercall(EVENT_CHANNEL_OP, EVTCHNOP_send, ARGUMENT) == 0
+    shut_down(platform, SHUTDOWN_poweroff)
+
+
+async def _turn(platform: ProcessPlatform, events: EventPage) -> None:
+    """Wait for an event, and take it."""
+    while True:
+        await platform.wait_upcall()
+        events._info[0] = 0
+        events._info_words[1] = 0
+        if events._pending[0]:
+            events._pending[0] = 0
+            return
