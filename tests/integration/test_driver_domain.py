@@ -161,6 +161,17 @@ async def test_there_must_be_such_a_domain(tmp_path: Path) -> None:
         assert list(machine.core.domains) == [0, 1]
 
 
+async def test_a_driver_domain_that_somebody_took_out_of_the_store_gets_nothing_there(tmp_path: Path) -> None:
+    async with running_machine(tmp_path) as machine:
+        disks, _ = await held(machine, name="disks")
+        guest, _ = await held(machine)
+        await machine.store.rm(f"/local/domain/{disks.domid}")
+        with pytest.raises(NoSuchBackendDomain, match="xvda"):
+            await guest.attach(disk())
+        assert not await machine.store.exists(f"/local/domain/{disks.domid}")
+        assert not await machine.store.exists(f"/local/domain/{guest.domid}/device/vbd")
+
+
 # The order of ends
 
 
@@ -185,7 +196,11 @@ async def test_a_driver_domain_that_shuts_down_closes_its_devices_first(tmp_path
             GatedStore.last.gate.set()
             with anyio.fail_after(PATIENCE_S):
                 await written.wait()
-                assert (await disks.wait()).outcome == "poweroff"
+                end = await disks.wait()
+        assert end.outcome == "poweroff"
+        (served,) = end.served  # which its client still had, and has lost with it
+        assert served.lost
+        assert BackendReport.model_validate_json(served.statistics[""]).requests == {"write": 1}
         assert GatedStore.last.closed
         with anyio.fail_after(PATIENCE_S), pytest.raises(PeerGone):
             await xvda.read(0, 1)
@@ -380,6 +395,23 @@ async def test_detaching_and_destroying_do_not_wait_for_the_dead(tmp_path: Path)
             await other.destroy()
         assert not await machine.store.exists("/local/domain/1")
         await nothing_left(machine)
+
+
+async def test_nothing_is_touched_where_a_dead_driver_domain_was(tmp_path: Path) -> None:
+    """Its number may be another one's by then."""
+    async with running_machine(tmp_path) as machine:
+        disks = await machine.start("driver-domain", name="disks")
+        client, _ = await held(machine, disks=[disk(), disk("xvdb")])
+        await disks.destroy()
+        nodes = [
+            f"/local/domain/{disks.domid}/backend/vbd/{client.domid}/{XVDA}/online",
+            f"/local/domain/{disks.domid}/error/backend/vbd/{client.domid}/{XVDB}/error",
+        ]
+        await machine.store.write_many(dict.fromkeys(nodes, "another one's"))
+        with anyio.fail_after(PATIENCE_S):
+            assert await client.detach("xvda")
+            await client.destroy()
+        assert await machine.store.read_many(nodes) == ["another one's"] * 2
 
 
 async def test_a_domain_that_has_ended_and_is_still_there_is_not_waited_for(tmp_path: Path) -> None:
