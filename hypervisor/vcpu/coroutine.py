@@ -24,7 +24,7 @@ from hypervisor.continuation import Continuation
 from hypervisor.errors import BadGpfn
 from hypervisor.vcpu.clock import enter_running, publish_system_time, publish_wall_clock
 from hypervisor.vcpu.parking import Parker, new_parker
-from hypervisor.vcpu.task_exits import in_program
+from hypervisor.vcpu.program_tasks import ProgramTasks, tasks_of_program
 
 if TYPE_CHECKING:
     from hypervisor.guest_memory import GuestMemory
@@ -98,6 +98,7 @@ class CoroutineVcpu:
         self._enter = vcpu.domain.machine.hypercall
         self._scope = anyio.CancelScope()
         self._parker: Parker | None = None
+        self._tasks: ProgramTasks | None = None
 
     # ---- what the program calls
 
@@ -147,10 +148,16 @@ class CoroutineVcpu:
         if self.vcpu.domain.stopped:
             self._scope.cancel()
 
+    def end(self) -> None:
+        """Cancel the program once more, whatever it shields itself with."""
+        if self._tasks is not None:
+            self._tasks.end()
+
     async def run(self) -> None:
         """Execute the program from the domain's first unpause on. Raises nothing that the program raised."""
         domain = self.vcpu.domain
-        in_program.set(True)
+        self._tasks = ProgramTasks()
+        tasks_of_program.set(self._tasks)
         try:
             with self._scope:
                 self.stop()

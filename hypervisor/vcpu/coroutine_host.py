@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 NANOSECONDS: Final = 1_000_000_000
 CRASHES_KEPT: Final = 256
+ENDING_SECONDS: Final = 5.0
+"""how long programs may take to end when they are cancelled because the machine ends"""
+
+
+_SHIELDED: Final = b"domain %d (%s) has not ended %g s after the machine: its shields are taken away\n"
 
 
 class HostMisuse(RuntimeError):
@@ -60,6 +65,8 @@ class Execution(Protocol):
     def wake(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def end(self) -> None: ...
 
     async def run(self) -> None: ...
 
@@ -139,6 +146,8 @@ class CoroutineHost:
                 finally:
                     self._tasks = self._timer_parker = self._spawner = None
                     tasks.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await self._see_all_end()
 
     def start(self, domain: Domain, program: Program) -> CoroutineVcpu:
         """Let vCPU 0 of `domain` execute `program` as soon as the domain is unpaused."""
@@ -168,6 +177,24 @@ class CoroutineHost:
             await execution.run()
         finally:
             del self._executions[execution.vcpu]
+
+    async def _see_all_end(self) -> None:
+        """They are cancelled. A program may take its time, for a while."""
+        with anyio.move_on_after(ENDING_SECONDS):
+            await self._all_ended()
+            return
+        for execution in self._executions.values():
+            domain = execution.vcpu.domain
+            self._console(domain, _SHIELDED % (domain.domid, domain.traits.name.encode(), ENDING_SECONDS))
+        while self._executions:
+            for execution in list(self._executions.values()):
+                execution.end()
+            with anyio.move_on_after(ENDING_SECONDS):
+                await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        for execution in list(self._executions.values()):
+            await execution.finished.wait()
 
     def _record_crash(self, vcpu: Vcpu, traceback: str) -> None:
         domain = vcpu.domain

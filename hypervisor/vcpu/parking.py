@@ -2,8 +2,8 @@
 
 An anyio.Event costs about 6 us a round, because it must be made anew for every wait and serves many waiters.
 A vCPU has one waiter and a level that is kept elsewhere (is it runnable?), so an asyncio future or trio's own
-parking is enough: 1.7 and 3.7 us. This module and task_exits.py alone know the two loops; both loops honour
-anyio's cancel scopes.
+parking is enough: 1.7 and 3.7 us. This module, task_exits.py and program_tasks.py alone know
+the two loops; both honour anyio's cancel scopes.
 """
 
 import asyncio

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+from hypervisor.vcpu.program_tasks import tasks_of_program
 
-in_program: ContextVar[bool] = ContextVar("in_program", default=False)
-"""whether the current task is a program's; tasks inherit it from the one that starts them"""
+T = TypeVar("T")
 
 
 class ExitInTask(Exception):
@@ -39,9 +37,11 @@ class _TaskFactory:
         coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T],
         **options: Any,
     ) -> asyncio.Task[T]:
-        if not in_program.get() or not isinstance(coroutine, Coroutine):
+        tasks = tasks_of_program.get()
+        if tasks is None or not isinstance(coroutine, Coroutine):
             return asyncio.Task(coroutine, loop=loop, **options)
         task = asyncio.Task(_contained(coroutine), loop=loop, **options)
+        tasks.add(task)
         task.add_done_callback(lambda _: coroutine.close())  # of a task that was cancelled before it began
         return task
 

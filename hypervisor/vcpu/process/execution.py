@@ -142,6 +142,9 @@ class ProcessVcpu:
             self._paused = True
             self.child.pause()
 
+    def end(self) -> None:
+        """Nothing more: it is killed when it is cancelled, and waited for a while."""
+
     async def run(self) -> None:
         """Execute the process from the domain's first unpause on. Raises nothing that it has caused."""
         self._domain.isolated = True

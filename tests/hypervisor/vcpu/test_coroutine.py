@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -440,6 +440,81 @@ async def test_what_goes_wrong_in_the_clean_up_of_a_dead_domain_is_no_crash() ->
 
 
 # ---- the host
+
+
+async def shielded(platform: Platform) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep_forever()
+
+
+async def shielded_in_a_task(platform: Platform) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(shielded, platform)
+
+
+async def shielded_and_its_tasks_too(platform: Platform) -> None:
+    with anyio.CancelScope(shield=True):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shielded_in_a_task, platform)
+            tasks.start_soon(shielded, platform)
+            await shielded(platform)
+
+
+async def shielded_again_and_again(platform: Platform) -> None:
+    for _ in range(3):
+        with suppress(anyio.get_cancelled_exc_class()):
+            await shielded(platform)
+    await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "program", [shielded, shielded_in_a_task, shielded_and_its_tasks_too, shielded_again_and_again]
+)
+async def test_no_shield_outlasts_the_machine(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypervisor.vcpu.coroutine_host.ENDING_SECONDS", 0.05)
+    async with world() as here:
+        patient, _ = here.start(forever([], lambda: patient))
+        guest, execution = here.start(program)
+        await wait_all_tasks_blocked()
+    assert execution.finished.is_set()
+    ((domid, text),) = here.console
+    assert domid == guest.domid
+    assert text.startswith(b"domain %d () has not ended" % domid)
+    assert not here.host.crashes
+
+
+async def test_the_shield_around_a_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypervisor.vcpu.coroutine_host.ENDING_SECONDS", 0.05)
+    ended = False
+    with anyio.CancelScope() as outer:
+        with anyio.CancelScope(shield=True):
+            async with world() as here:
+                here.start(shielded_in_a_task)
+                await wait_all_tasks_blocked()
+                outer.cancel()
+            await checkpoint()
+            ended = True
+        await checkpoint()
+    assert ended
+    assert outer.cancelled_caught
+
+
+async def test_a_program_may_take_its_time_to_end() -> None:
+    log: list[str] = []
+
+    async def program(platform: Platform) -> None:
+        try:
+            await platform.wait_upcall()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.02)
+                log.append("in order")
+
+    async with world() as here:
+        here.start(program)
+        await wait_all_tasks_blocked()
+    assert log == ["in order"]
+    assert not here.console
 
 
 def sleeper(log: list[int], delays_ns: list[int]) -> Program:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from hypervisor.vcpu.task_exits import ExitInTask, exits_contained, in_program
+from hypervisor.vcpu.program_tasks import ProgramTasks, tasks_of_program
+from hypervisor.vcpu.task_exits import ExitInTask, exits_contained
 
 pytestmark = pytest.mark.asyncio
 
@@ -17,7 +18,7 @@ async def exits(code: object = 3) -> None:
 
 
 async def in_a_program(code: object) -> asyncio.Task[None]:
-    in_program.set(True)
+    tasks_of_program.set(ProgramTasks())
     return asyncio.create_task(exits(code), name="it exits")
 
 
@@ -39,7 +40,7 @@ async def test_results_errors_and_cancellations_are_what_they_are() -> None:
         raise LookupError("mine")
 
     with exits_contained():
-        in_program.set(True)
+        tasks_of_program.set(ProgramTasks())
         assert await asyncio.create_task(returns()) == 7
         with pytest.raises(LookupError):
             await asyncio.create_task(raises())
@@ -52,7 +53,7 @@ async def test_results_errors_and_cancellations_are_what_they_are() -> None:
 
 async def test_a_task_that_never_began_leaves_no_warning() -> None:
     with exits_contained():
-        in_program.set(True)
+        tasks_of_program.set(ProgramTasks())
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -92,7 +93,7 @@ async def test_a_loop_that_makes_tasks_in_its_own_way_goes_on_doing_so() -> None
 
     loop.set_task_factory(factory)  # type: ignore[arg-type]
     with exits_contained():
-        in_program.set(True)
+        tasks_of_program.set(ProgramTasks())
         coroutine = asyncio.sleep(0)
         await asyncio.create_task(coroutine)
         assert made == [coroutine]
