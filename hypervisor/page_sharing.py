@@ -81,7 +81,9 @@ class Importer:
         if owner.domid == self._domid:
             return
         extent = self._frames.extent_at(mfn)
-        page = extent.shared[mfn - extent.mfn]
+        page = extent.shared.get(mfn - extent.mfn)
+        if page is None or self._domid not in page.mappings:  # mapped before there was a process
+            return
         if page.mappers == 1 and not owner.isolated:
             extent.unshare(mfn - extent.mfn)
         left = page.mappings.pop(self._domid) - 1

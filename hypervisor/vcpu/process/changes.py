@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hypervisor.domain import Domain
 
 MANY: Final = 256
-STEP_CHANGES: Final = 4
-"""at most so many changes, with so many descriptors, are added to a packet at a time"""
+STEP_CHANGES: Final = 5
+"""at most so many changes, with so many descriptors, are added to a packet after it was seen to have room"""
 
 
 class Packet:

@@ -6,9 +6,11 @@ The core's journal says where the physmap changes; here it is noted as ranges of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ctypes import addressof, c_char
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hypervisor.extent import PAGE_SIZE
 from hypervisor.vcpu.process.wire import Change, ChangeKind
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class MemoryChanges:
         self._on_first = on_first
         self._extents: dict[Extent, int] = {}
         self._next_number = 0
+        self._info_frame: int | None = None
+        """where it was told that vcpu_info lies, if not in shared_info"""
         self._introduced = False
         """whether it was told where its shared_info lies"""
         for run in self._memory.runs():
@@ -77,6 +81,7 @@ class MemoryChanges:
         if not self._introduced:
             self._introduce(packet)
         if not self.due:
+            self._tell_vcpu_info(packet)
             return
         while self.due and packet.has_room:
             gpfn, end = at, _ = next(iter(self.due))
@@ -88,6 +93,7 @@ class MemoryChanges:
                 self.due[at, end] = None
         if not self.due:
             self._drop_extents(packet)
+            self._tell_vcpu_info(packet)
 
     def _introduce(self, packet: Packet) -> None:
         self._introduced = True
@@ -144,6 +150,19 @@ class MemoryChanges:
             packet.undo.append(partial(self._extents.__delitem__, extent))
             packet.add(Change(ChangeKind.EXTENT, number=number, fds=(extent.fd,)))
         return number, mfn - extent.mfn
+
+    def _tell_vcpu_info(self, packet: Packet) -> None:
+        """The guest has moved it (VCPUOP_register_vcpu_info), by whatever kind of hypercall."""
+        vcpu = self._domain.vcpus[0]
+        frame = vcpu.info_frame
+        if frame is None or frame == self._info_frame:
+            return
+        offset = addressof(c_char.from_buffer(vcpu.info)) & (PAGE_SIZE - 1)
+        for run in self._memory.runs():
+            if run.mfn <= frame < run.mfn + run.count:
+                packet.add(Change(ChangeKind.VCPU_INFO, run.gpfn + frame - run.mfn, offset=offset))
+                packet.undo.append(partial(setattr, self, "_info_frame", self._info_frame))
+                self._info_frame = frame
 
     def _drop_extents(self, packet: Packet) -> None:
         """Those that are gone, so that neither side keeps more and more of them."""

@@ -19,11 +19,9 @@ from typing import Final, NoReturn
 from anyio.lowlevel import checkpoint
 
 from hypervisor.abi.event_channel import EVTCHNOP_send
-from hypervisor.abi.vcpu import VCPUOP_register_vcpu_info, vcpu_register_vcpu_info
 from hypervisor.abi.xen import __HYPERVISOR_event_channel_op as HYPERVISOR_event_channel_op
-from hypervisor.abi.xen import __HYPERVISOR_vcpu_op as HYPERVISOR_vcpu_op
 from hypervisor.vcpu.parking import Parker, new_parker
-from hypervisor.vcpu.process.address_space import PAGE_SHIFT, PAGE_SIZE, AddressSpace, SharedPages
+from hypervisor.vcpu.process.address_space import AddressSpace, SharedPages
 from hypervisor.vcpu.process.doorbell import Listener, Ringer
 from hypervisor.vcpu.process.event_page import VCPU_INFO_BYTES, EventPage
 from hypervisor.vcpu.process.idling import Idling
@@ -77,10 +75,7 @@ class ProcessPlatform:
         """
         if number == HYPERVISOR_event_channel_op and args[:1] == _SEND and self._rings(args[1:2]):
             return 0
-        result = self._enter(_HYPERCALL, number, args)
-        if number == HYPERVISOR_vcpu_op and args[0] == VCPUOP_register_vcpu_info and not result:
-            self._place_info(args[2])
-        return result
+        return self._enter(_HYPERCALL, number, args)
 
     def _rings(self, address: Sequence[int]) -> bool:
         """Whether the event needs no hypercall: neither its port nor an argument that is none."""
@@ -126,15 +121,6 @@ class ProcessPlatform:
             return False
         self._parker.unpark()
         return True
-
-    def _place_info(self, address: int) -> None:
-        """vcpu_info has moved to where the guest asked for it."""
-        request = vcpu_register_vcpu_info.unpack(
-            self._space.page(address >> PAGE_SHIFT), address & (PAGE_SIZE - 1)
-        )
-        at = request.offset
-        if self._events is not None:
-            self._events.place_info(self._space.page(request.mfn)[at : at + VCPU_INFO_BYTES])
 
     # The channel
 
@@ -188,6 +174,9 @@ class ProcessPlatform:
             self._space.drop_extent(number)
         elif kind is ChangeKind.SHARED_INFO:
             self._events = EventPage(self._space.own_page(number, offset))
+        elif kind is ChangeKind.VCPU_INFO:
+            assert self._events is not None
+            self._events.place_info(self._space.page(gpfn)[offset : offset + VCPU_INFO_BYTES])
         elif kind is ChangeKind.RING:
             self._routes.ring(change)
         elif kind is ChangeKind.SILENCE:

@@ -67,6 +67,8 @@ class ChangeKind(IntEnum):
     """events for port `gpfn` are hypercalls again"""
     DROP_EXTENT = 11
     """nothing of extent `number` is the domain's any more"""
+    VCPU_INFO = 12
+    """vcpu_info lies at byte `offset` of page `gpfn`"""
 
 
 DESCRIPTORS: Final = {

@@ -10,9 +10,13 @@ from unittest.mock import patch
 
 import pytest
 
+from hypervisor.abi.vcpu import VCPUOP_register_vcpu_info, vcpu_register_vcpu_info
+from hypervisor.abi.xen import __HYPERVISOR_multicall as MULTICALL
+from hypervisor.abi.xen import __HYPERVISOR_vcpu_op as VCPU_OP
+from hypervisor.abi.xen import multicall_entry
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.doorbell import PAGE_SIZE
-from tests.hypervisor.fakes import Guest, new_machine
+from tests.hypervisor.fakes import ARGUMENT, Guest, new_machine
 from tests.hypervisor.vcpu.process.wired import (
     Wired,
     alloc_unbound,
@@ -246,6 +250,41 @@ def test_a_process_that_ends_leaves_others_a_way_to_its_domain(two: Two) -> None
     two.settle()
     assert send(two.other, two.second, other_port) == 0
     two.first.take()
+    assert two.is_pending(two.one, one_port)
+
+
+@pytest.mark.parametrize("in_multicall", [False, True])
+def test_events_raise_upcalls_where_the_guest_has_moved_its_vcpu_info(
+    two: Two, *, in_multicall: bool
+) -> None:
+    one_port, other_port = two.link()
+    two.settle()
+    page = two.first.platform.memory.page(0)
+    moved = two.first.platform.memory.page(5)[192:256]
+    packed = vcpu_register_vcpu_info(mfn=5, offset=192).pack()
+    page[ARGUMENT : ARGUMENT + len(packed)] = packed
+    if in_multicall:
+        args = VCPUOP_register_vcpu_info, 0, ARGUMENT, 0, 0, 0
+        page[:64] = multicall_entry(op=VCPU_OP, args=args).pack()
+        assert two.first.platform.hypercall(MULTICALL, 0, 1) == 0
+    else:
+        assert two.first.platform.hypercall(VCPU_OP, VCPUOP_register_vcpu_info, 0, ARGUMENT) == 0
+    assert two.one.vcpu.info_frame is not None
+    assert moved[0]  # all counts as pending
+    assert two.first.platform._take()
+    for event in range(2):
+        moved[:16] = bytes(16)
+        two.one.domain.shared_info[:16] = bytes(16)
+        two.one.domain.events.bits._pending[0] = 0
+        assert not two.first.platform._take()
+        assert send(two.other, two.second, other_port) == 0
+        assert two.first.platform._take()
+        assert moved[0] == 1
+        assert moved[8] == 1
+        assert not any(two.one.domain.shared_info[:16])
+        if not event:  # and the page moves
+            two.first.platform.memory.share(two.other.domid, [5], readonly=True)
+            assert two.one.vcpu.info[0] == 1
     assert two.is_pending(two.one, one_port)
 
 

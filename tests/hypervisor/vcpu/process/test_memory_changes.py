@@ -244,6 +244,24 @@ def test_a_packet_that_was_not_sent_is_made_anew(lone: Wired) -> None:
     assert [change.kind for change in changes.take()] == [ChangeKind.UNMAP]
 
 
+def test_what_was_mapped_before_there_was_a_process_is_not_there_for_it() -> None:
+    machine, _ = new_machine()
+    keeper, guest = Guest(machine), Guest(machine)
+    mfn = keeper.domain.memory.mfn(1)
+    assert mfn is not None
+    guest.domain.memory.map_foreign(0x40, mfn, writable=True)
+    wired = Wired(guest, Bells())
+    with pytest.raises(PageNotPresent):
+        wired.platform.memory.page(0x40)
+    guest.domain.memory.unmap_foreign(0x40)
+    guest.domain.memory.map_foreign(0x40, mfn, writable=True)
+    wired.take()
+    assert not wired.platform.memory.page(0x40).readonly
+    guest.domain.memory.unmap_foreign(0x40)
+    wired.close()
+    assert machine.audit() == []
+
+
 def test_many_pages_take_several_packets(lone: Wired) -> None:
     keeper = Guest(lone.domain.machine, pages=2 * MANY)
     for index in range(2 * MANY):
