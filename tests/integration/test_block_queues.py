@@ -1,8 +1,11 @@
 """Disks with several queues, from end to end: data, keys, coming and going, dying, and what orders what."""
 
+import hashlib
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -12,18 +15,24 @@ from hypothesis import strategies as st
 from pydantic import ByteSize
 
 from backends.block.memory import MemoryStoreConfig
+from backends.block.report import BackendReport, QueueCounts
 from backends.contract import SECTOR_BYTES
+from dom0.embedding import running_machine
 from dom0.toolstack.toolstack import DiskConfig
 from frontends.block.disk import Disk, DiskOptions
 from frontends.block.errors import DiskMisuse
+from kernel.kernel import Kernel
 from kernel.xenbus.drivers import DeviceClosed
 from kernel.xenbus.states import XenbusState
 from ringbuffers.protocols import blkif
 from tests.backends.block.stores import GatedStore
+from tests.held import disk as disk_of_driver_domain
+from tests.held import held
 from tests.hostile.block_frontend import RawFrontend
 from tests.hostile.test_block_rings import begun, gated_disk
 from tests.integration.test_block_life import back_comes_and_goes, folder, nothing_left
 from tests.rig import MIB, Guest, Rig, file_disk, memory_disk, running_rig
+from tests.steps import State
 
 XVDA = 51712
 PAGE_BYTES = 4096
@@ -43,63 +52,125 @@ def used(rig: Rig, guest: Guest) -> list[int]:
     return [sum(queue.requests.requests.values()) for queue in served.stats.queues]
 
 
+def content(block: int, turn: int) -> bytes:
+    """What a page of a disk has to hold after a turn."""
+    return random.Random(block << 32 | turn).randbytes(PAGE_BYTES)
+
+
 class Blocks:
-    """What pages of a disk have to hold. Many tasks write them, each its own."""
+    """Pages of a disk that many tasks write, each its own. turns: how often each was written."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.turns: dict[int, int] = {}
 
-    def content(self, block: int) -> bytes:
-        """What a page holds after its last turn."""
-        return random.Random(block << 32 | self.turns[block]).randbytes(PAGE_BYTES)
-
     async def work(self, block: int, turns: int) -> None:
         """Writes a page by each way there is and looks whether it is there, again and again."""
-        for turn in range(turns):
-            self.turns[block] = self.turns.get(block, -1) + 1
-            content = self.content(block)
+        for _ in range(turns):
+            turn = self.turns[block] = self.turns.get(block, -1) + 1
+            data = content(block, turn)
             match turn % 3:
                 case 0:
-                    await self.disk.write(block * 8, content)
+                    await self.disk.write(block * 8, data)
                 case 1:
-                    await self.disk.write_many([(block * 8, content[:1024]), (block * 8 + 2, content[1024:])])
+                    await self.disk.write_many([(block * 8, data[:1024]), (block * 8 + 2, data[1024:])])
                 case 2:
-                    await self.disk.write(block * 8, content, barrier=turn % 2 == 0)
-            assert await self.disk.read(block * 8, 8) == content
+                    await self.disk.write(block * 8, data, barrier=turn % 2 == 0)
+            assert await self.disk.read(block * 8, 8) == data
             if turn % 5 == 4:
                 await self.disk.flush()
 
     async def check(self) -> None:
         """Everything is there."""
-        for block in self.turns:
-            assert await self.disk.read(block * 8, 8) == self.content(block), block
+        for block, turn in self.turns.items():
+            assert await self.disk.read(block * 8, 8) == content(block, turn), block
 
 
-async def test_four_queues_carry_what_one_does(tmp_path: Path) -> None:
-    path = tmp_path / "a.img"
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(path, size=4 * MIB)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA, FOUR)
-        assert (disk.stats.queues, disk.stats.ring_size) == (4, 32)
-        blocks = Blocks(disk)
+# Steps of guests
+
+
+async def open_disk(kernel: Kernel, state: State, **options: Any) -> None:
+    """Leaves it, and what it has to hold, in the guest's state."""
+    state["disk"] = await Disk.open(kernel, XVDA, DiskOptions(**({"ring_page_order": 0} | options)))
+    state["blocks"] = Blocks(state["disk"])
+
+
+async def work(_kernel: Kernel, state: State, count: int, turns: int) -> dict[str, int]:
+    """As many tasks with a page each; what was asked for."""
+    async with anyio.create_task_group() as tasks:
+        for block in range(count):
+            tasks.start_soon(state["blocks"].work, block, turns)
+    await state["blocks"].check()
+    requests: dict[str, int] = state["disk"].stats.requests
+    return requests
+
+
+async def work_until_it_has_come_back_twice(_kernel: Kernel, state: State) -> None:
+    """So many tasks that all queues are used."""
+    disk, blocks = state["disk"], state["blocks"]
+
+    async def work(block: int) -> None:
+        while disk.stats.reconnections < 2:
+            await blocks.work(block, 2)
+
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
-            for block in range(200):
-                tasks.start_soon(blocks.work, block, 7)
+            for block in range(150):
+                tasks.start_soon(work, block)
         await blocks.check()
+    assert disk.stats.errors == 0
+
+
+async def queues_of(_kernel: Kernel, state: State) -> int:
+    """How many there are."""
+    found: int = state["disk"].stats.queues
+    return found
+
+
+async def ask_for_much(kernel: Kernel, state: State) -> None:
+    """And do not wait for it."""
+    for sector in range(100):
+        kernel.tasks.start_soon(state["disk"].read, sector, 1)
+
+
+async def write_and_close(_kernel: Kernel, state: State, turn: int) -> None:
+    """Uses all queues, and then the disk is closed."""
+    disk = state["disk"]
+    async with anyio.create_task_group() as tasks:
+        for sector in range(100):
+            tasks.start_soon(disk.write, sector, bytes([turn]) * 512)
+    await disk.close()
+    with pytest.raises(DeviceClosed):
+        await disk.read(0, 1)
+
+
+async def reopen_and_read(_kernel: Kernel, state: State, turn: int) -> None:
+    """The same disk again."""
+    await state["disk"].reopen()
+    assert await state["disk"].read(99, 1) == bytes([turn]) * 512
+
+
+async def test_four_queues_carry_what_one_does(tmp_path: Path, isolation: str) -> None:
+    path = tmp_path / "a.img"
+    async with (
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([file_disk(path, size=4 * MIB)]) as guest,
+    ):
+        await guest.run(partial(open_disk, queues=4))
+        requests = await guest.run(work, 200, 7)
+        assert await guest.run(queues_of) == len(used(rig, guest)) == 4
         assert all(used(rig, guest))
         (served,) = rig.services.blocks.disks_of(guest.domid)
-        assert (
-            sum(used(rig, guest)) == sum(served.stats.requests.values()) == sum(disk.stats.requests.values())
-        )
+        assert sum(used(rig, guest)) == sum(served.stats.requests.values()) == sum(requests.values())
         written = sum(queue.requests.bytes_written for queue in served.stats.queues)
         assert served.stats.bytes_written == written == 200 * 7 * PAGE_BYTES
         assert not served.stats.errors
         sent = sum(queue.rings.notifications_sent for queue in served.stats.queues)
         assert 0 < sent == served.stats.notifications_sent
-        for block in blocks.turns:
-            assert path.read_bytes()[block * PAGE_BYTES : (block + 1) * PAGE_BYTES] == blocks.content(block)
-    assert guest.kernel.leaks == []
-    assert len(guest.kernel.grants.ledger) == 0
+        found = path.read_bytes()
+        for block in range(200):
+            assert found[block * PAGE_BYTES : (block + 1) * PAGE_BYTES] == content(block, 6)
+    assert guest.leaks == []
 
 
 async def test_a_batch_is_one_run_on_one_queue(tmp_path: Path) -> None:
@@ -118,9 +189,9 @@ async def test_a_batch_is_one_run_on_one_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [0, 2])
-async def test_the_keys_are_those_of_the_header(tmp_path: Path, order: int) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([with_queues(3)]) as guest:
-        await Disk.open(guest.kernel, XVDA, DiskOptions(queues=8, ring_page_order=order))
+async def test_the_keys_are_those_of_the_header(tmp_path: Path, isolation: str, order: int) -> None:
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([with_queues(3)]) as guest:
+        await guest.run(partial(open_disk, queues=8, ring_page_order=order))
         front = f"/local/domain/{guest.domid}/device/vbd/{XVDA}"
         back = await folder(rig, f"/local/domain/0/backend/vbd/{guest.domid}/{XVDA}")
         assert (back["multi-queue-max-queues"], back["max-queues"]) == ("3", "3")
@@ -166,37 +237,31 @@ async def offers(rig: Rig, guest: Guest, queues: int) -> None:
 
 
 @pytest.mark.parametrize("then", [4, 1, 2, 3])
-async def test_the_backend_comes_back_in_the_middle(tmp_path: Path, then: int) -> None:
+async def test_the_backend_comes_back_in_the_middle(tmp_path: Path, isolation: str, then: int) -> None:
     """With as many queues as before or fewer, and then with all again: no request is lost."""
     async with (
-        running_rig(tmp_path) as rig,
+        running_rig(tmp_path, isolation=isolation) as rig,
         rig.guest([file_disk(tmp_path / "a.img", size=4 * MIB)]) as guest,
     ):
-        disk = await Disk.open(guest.kernel, XVDA, FOUR)
-        blocks = Blocks(disk)
-
-        async def work(block: int) -> None:
-            while disk.stats.reconnections < 2:
-                await blocks.work(block, 2)
-
-        with anyio.fail_after(30):
+        await guest.run(partial(open_disk, queues=4))
+        driver = rig.services.blocks.driver_of(guest.domid, XVDA)
+        assert driver is not None
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
-                for block in range(150):
-                    tasks.start_soon(work, block)
-                for count, queues in ((1, then), (2, 4)):
+                tasks.start_soon(guest.run, work_until_it_has_come_back_twice)
+                while not all(used(rig, guest)):
+                    await checkpoint()
+                for queues in (then, 4):
                     await offers(rig, guest, queues)
-                    while disk.stats.reconnections < count:
-                        await checkpoint()
-                    assert disk.stats.queues == queues
-                    driver = rig.services.blocks.driver_of(guest.domid, XVDA)
-                    assert driver is not None
                     while not driver.queues:
                         await checkpoint()
                     assert len(driver.queues) == queues
-        await blocks.check()
-        assert disk.stats.errors == 0
+                    before = sum(used(rig, guest))
+                    while sum(used(rig, guest)) == before:  # the frontend has yet to see that it is connected
+                        await checkpoint()
+        assert await guest.run(queues_of) == 4
         assert rig.machine.audit() == []
-    assert guest.kernel.leaks == []
+    assert guest.leaks == []
 
 
 @pytest.mark.parametrize("then", [1, 2, 3])
@@ -258,29 +323,24 @@ async def test_cancelled_calls_give_their_pages_back_whichever_queue_answers(tmp
             assert await disk.read(0, 32) == bytes(32 * 512)
 
 
-async def test_closing_and_opening_again(tmp_path: Path) -> None:
+async def test_closing_and_opening_again(tmp_path: Path, isolation: str) -> None:
     """Many times, with what one queue and what several need: nothing is left mapped or granted."""
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(tmp_path / "a.img", size=MIB)]) as guest:
-        disk = await Disk.open(guest.kernel, XVDA, FOUR)
+    async with (
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([file_disk(tmp_path / "a.img", size=MIB)]) as guest,
+    ):
+        await guest.run(partial(open_disk, queues=4))
         for turn in range(12):
-            await rig.services.kernel.store.write(
-                f"backend/vbd/{guest.domid}/{XVDA}/max-queues", str(1 + turn % 4)
-            )
-            async with anyio.create_task_group() as tasks:
-                for sector in range(100):
-                    tasks.start_soon(disk.write, sector, bytes([turn]) * 512)
-            await disk.close()
-            with pytest.raises(DeviceClosed):
-                await disk.read(0, 1)
+            offered = f"backend/vbd/{guest.domid}/{XVDA}/max-queues"
+            await rig.services.kernel.store.write(offered, str(1 + turn % 4))
+            await guest.run(write_and_close, turn)
             driver = rig.services.blocks.driver_of(guest.domid, XVDA)
             assert driver is not None
             assert driver.queues == []
             assert rig.machine.audit() == []
-            await disk.reopen()
-            assert disk.stats.queues == 1 + turn % 4
-            assert await disk.read(99, 1) == bytes([turn]) * 512
-    assert guest.kernel.leaks == []
-    assert len(guest.kernel.grants.ledger) == 0
+            await guest.run(reopen_and_read, turn)
+            assert await guest.run(queues_of) == len(driver.queues) == 1 + turn % 4
+    assert guest.leaks == []
 
 
 async def test_a_disk_is_resized_and_then_taken_away(tmp_path: Path) -> None:
@@ -309,14 +369,13 @@ async def test_a_disk_is_resized_and_then_taken_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_killed_guest_leaves_nothing_behind(tmp_path: Path, waits: bool) -> None:
+async def test_a_killed_guest_leaves_nothing_behind(tmp_path: Path, isolation: str, waits: bool) -> None:
     """Its requests are in flight on all queues when it is destroyed."""
-    async with running_rig(tmp_path) as rig:
-        with anyio.fail_after(10):
+    async with running_rig(tmp_path, isolation=isolation) as rig:
+        with anyio.fail_after(20):
             async with rig.guest([gated_disk() if waits else memory_disk(MIB)]) as guest:
-                disk = await Disk.open(guest.kernel, XVDA, FOUR)
-                for sector in range(100):
-                    guest.kernel.tasks.start_soon(disk.read, sector, 1)
+                await guest.run(partial(open_disk, queues=4))
+                await guest.run(ask_for_much)
                 while min(used(rig, guest)) < (4 if waits else 1):
                     await checkpoint()
                 if waits:
@@ -325,6 +384,27 @@ async def test_a_killed_guest_leaves_nothing_behind(tmp_path: Path, waits: bool)
         nothing_left(rig)
         if waits:
             assert GatedStore.last.closed
+
+
+async def test_a_driver_domain_serves_several_queues(tmp_path: Path) -> None:
+    async with running_machine(tmp_path) as machine:
+        disks = await machine.start("driver-domain", name="disks")
+        _, kernel = await held(machine, disks=[disk_of_driver_domain(size=4 * MIB)])
+        disk = await Disk.open(kernel, XVDA, FOUR)
+        assert disk.stats.queues == 4
+        blocks = Blocks(disk)
+        async with anyio.create_task_group() as tasks:
+            for block in range(200):
+                tasks.start_soon(blocks.work, block, 5)
+        await blocks.check()
+        await disk.close()
+        assert len(list(disks.domain.grants.maptrack)) == 0
+        ended = await disks.shut_down()
+        statistics = ended.served[0].statistics
+        counts = [QueueCounts.model_validate_json(statistics[f"queue-{index}"]) for index in range(4)]
+        whole = BackendReport.model_validate_json(statistics[""])
+        assert all(sum(queue.requests.values()) for queue in counts)
+        assert sum(queue.bytes_written for queue in counts) == whole.bytes_written == 200 * 5 * PAGE_BYTES
 
 
 # What orders what: as with Linux's blkback
@@ -393,36 +473,16 @@ def passes(draw: st.DrawFn) -> list[list[Step]]:
     return found
 
 
-@pytest.mark.parametrize("queues", [1, 2, 3, 5])
-@pytest.mark.parametrize("persistent", [True, False])
-async def test_random_requests_over_several_queues_equal_a_model_file(
-    tmp_path: Path, queues: int, persistent: bool
-) -> None:
-    examples: list[list[list[Step]]] = []
-
-    @settings(max_examples=12, database=None, suppress_health_check=list(HealthCheck), deadline=None)
-    @given(passes())
-    def draw(found: list[list[Step]]) -> None:
-        examples.append(found)
-
-    draw()
-    path, model = tmp_path / "disk.img", bytearray(SECTORS * SECTOR_BYTES)
-    config = replace(file_disk(path, size=len(model)), max_queues=5)
-    options = DiskOptions(
-        persistent=persistent, ring_page_order=0, max_indirect_segments=32, staged_pages=64, queues=queues
-    )
-    async with running_rig(tmp_path) as rig:
-        async with rig.guest([config]) as guest:
-            disk = await Disk.open(guest.kernel, XVDA, options)
-            for example in examples:
-                for steps in example:
-                    async with anyio.create_task_group() as tasks:
-                        for step in steps:
-                            tasks.start_soon(apply, disk, model, step)
-            assert await disk.read(0, SECTORS) == model
-            assert disk.stats.queues == queues
-            assert all(used(rig, guest))
-        assert path.read_bytes() == model
+async def play(_kernel: Kernel, state: State, examples: list[list[list[Step]]]) -> str:
+    """All of it on the disk and on a model; a hash of that."""
+    disk, model = state["disk"], bytearray(SECTORS * SECTOR_BYTES)
+    for example in examples:
+        for steps in example:
+            async with anyio.create_task_group() as tasks:
+                for step in steps:
+                    tasks.start_soon(apply, disk, model, step)
+    assert await disk.read(0, SECTORS) == model
+    return hashlib.sha256(model).hexdigest()
 
 
 async def apply(disk: Disk, model: bytearray, step: Step) -> None:
@@ -446,3 +506,30 @@ async def apply(disk: Disk, model: bytearray, step: Step) -> None:
             parts = ((sector, data[: cut * SECTOR_BYTES]), (sector + cut, data[cut * SECTOR_BYTES :]))
             await disk.write_many([part for part in parts if part[1]])
             model[place] = data
+
+
+@pytest.mark.parametrize("queues", [2, 5])
+@pytest.mark.parametrize("persistent", [True, False])
+async def test_random_requests_over_several_queues_equal_a_model_file(
+    tmp_path: Path, isolation: str, queues: int, persistent: bool
+) -> None:
+    examples: list[list[list[Step]]] = []
+
+    @settings(max_examples=12, database=None, suppress_health_check=list(HealthCheck), deadline=None)
+    @given(passes())
+    def draw(found: list[list[Step]]) -> None:
+        examples.append(found)
+
+    draw()
+    whole = [("write", at * SECTORS // STRIPES, SECTORS // STRIPES, at) for at in range(STRIPES)]
+    examples.append([whole])  # drawn ones may ask for little, and need one queue then
+    path = tmp_path / "disk.img"
+    config = replace(file_disk(path, size=SECTORS * SECTOR_BYTES), max_queues=5)
+    options = {"persistent": persistent, "max_indirect_segments": 32, "staged_pages": 64, "queues": queues}
+    async with running_rig(tmp_path, isolation=isolation) as rig:
+        async with rig.guest([config]) as guest:
+            await guest.run(partial(open_disk, **options))
+            model = await guest.run(play, examples)
+            assert len(used(rig, guest)) == queues
+            assert min(used(rig, guest)[:2]) > 0
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == model
