@@ -10,11 +10,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 
-from dom0.embedding import DiskSpec, GuestEnd, RunningGuest, RunningMachine, running_machine
+from dom0.embedding import GuestEnd, RunningGuest, RunningMachine, running_machine
 from frontends.block.disk import Disk
 from hypervisor.vcpu.process.execution import ProcessVcpu
 from kernel.kernel import Kernel
-from tests.census import Census, back_to, count_objects, pss_bytes
+from tests.census import back_to, count_objects, pss_bytes, settled
+from tests.witness import memory_disk, more_rounds, witness
 
 XVDA = 51712
 KILLS = {"asyncio": 200, "trio": 20}
@@ -60,29 +61,6 @@ async def victim(kernel: Kernel, orders: Orders) -> int:
     return 0
 
 
-async def witness(kernel: Kernel) -> int:
-    """Writes and verifies on all its disks until it is asked to shut down; says how often in the store."""
-    request = kernel.shutdown_requested
-    rng = random.Random(1)
-    with request.deferred():
-        disks = [await Disk.open(kernel, int(devid)) for devid in await kernel.store.directory("device/vbd")]
-        rounds = 0
-        while not request.is_set:
-            for disk in disks:
-                sector, data = rng.randrange(disk.sectors - 8), rng.randbytes(BLOCK)
-                await disk.write(sector, data)
-                assert await disk.read(sector, 8) == data
-            rounds += 1
-            await kernel.store.write("data/rounds", str(rounds))
-        for disk in disks:
-            assert disk.stats.reconnections == disk.stats.errors == 0
-    return 0
-
-
-def memory_disk(vdev: str, served_by: str = "") -> DiskSpec:
-    return DiskSpec(vdev=vdev, backend="memory", config={"size": "1MiB"}, backend_domain=served_by)
-
-
 def execution_of(machine: RunningMachine, guest: RunningGuest) -> ProcessVcpu:
     execution = machine.host._executions[guest.domain.vcpus[0]]
     assert isinstance(execution, ProcessVcpu)
@@ -112,12 +90,6 @@ async def killed(machine: RunningMachine, rng: random.Random) -> GuestEnd:
     return await guest.wait()
 
 
-async def rounds_of(machine: RunningMachine, guest: RunningGuest) -> int:
-    """How often a witness has verified its disks."""
-    (value,) = await machine.store.read_many([f"/local/domain/{guest.domid}/data/rounds"])
-    return int(value or 0)
-
-
 @pytest.mark.anyio
 @pytest.mark.usefixtures("quick_fork_servers")
 async def test_nothing_is_left_and_nobody_notices(
@@ -129,28 +101,25 @@ async def test_nothing_is_left_and_nobody_notices(
     monkeypatch.setattr("backends.console.daemon.ENDED_KEPT", 8)  # what is kept on purpose of those that were
     rng = random.Random(20)
     grown: list[tuple[int, int]] = []
-    async with running_machine(tmp_path, log=lambda _: None) as machine:
+    async with running_machine(tmp_path, memory="256MiB", log=lambda _: None) as machine:
         disks = await machine.start("driver-domain", name="disks", isolation="process")
         verifier = await machine.start(
             witness, disks=[memory_disk("xvda"), memory_disk("xvdb", "disks")], isolation="process"
         )
-        while not await rounds_of(machine, verifier):
-            await checkpoint()
-        before, verified = None, 0
+        await more_rounds(machine, verifier)
+        before = None
         for number in range(KILLS[anyio_backend_name]):
             with anyio.fail_after(30):
                 end = await killed(machine, rng)
             assert (end.outcome, end.exit_code) == ("crash", None)
             assert end.crash == "its process has ended: killed by SIGKILL"
-            before = before or Census.of(machine, [verifier.domain])
+            before = before or settled(machine, [verifier.domain])
             await back_to(before, machine, [verifier.domain])
             if number in (WARM, KILLS["asyncio"] - 1):
                 grown.append((pss_bytes(), count_objects()))
             assert verifier.runs
             assert disks.runs
-            while (now := await rounds_of(machine, verifier)) == verified:
-                await checkpoint()
-            verified = now
+            await more_rounds(machine, verifier)
         for guest in (verifier, disks):
             end = await guest.shut_down()
             assert (end.outcome, end.exit_code, end.leaks) == ("poweroff", 0, ()), end
