@@ -19,11 +19,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ringbuffers.protocols.blkif import BLKIF_OP_READ, BLKIF_OP_WRITE, REQUEST_SLOT_SIZE, SEGMENT
+from ringbuffers.protocols.blkif import BLKIF_OP_READ, BLKIF_OP_WRITE, REQUEST, REQUEST_SLOT_SIZE, SEGMENT
 
 _WORDS: Final = REQUEST_SLOT_SIZE // 8
 _HALVES: Final = REQUEST_SLOT_SIZE // 4
-_QUARTERS: Final = REQUEST_SLOT_SIZE // 2
+_NR_SEGMENTS: Final = REQUEST.offsets["nr_segments"]
+_FIRST_SECT: Final = REQUEST.offsets["seg"] + SEGMENT.offsets["first_sect"]
+_LAST_SECT: Final = REQUEST.offsets["seg"] + SEGMENT.offsets["last_sect"]
 READ_HEAD: Final = BLKIF_OP_READ | 1 << 8
 WRITE_HEAD: Final = BLKIF_OP_WRITE | 1 << 8
 _WHOLE_PAGE: Final = 7 << 8  # first_sect 0, last_sect 7
@@ -52,8 +54,8 @@ class PageRequests(NamedTuple):
     """A run in which every request reads or writes one whole page."""
 
     operations: bytes
-    sectors: array[int]
-    grefs: array[int]
+    sectors: list[int]
+    grefs: list[int]
 
 
 def whole_page_requests(run: bytes) -> PageRequests | None:
@@ -61,11 +63,16 @@ def whole_page_requests(run: bytes) -> PageRequests | None:
     None.
     """
     count = len(run) // REQUEST_SLOT_SIZE
-    quarters = array("H", run)
-    heads, used = quarters[0::_QUARTERS], quarters[14::_QUARTERS]
-    if heads.count(READ_HEAD) + heads.count(WRITE_HEAD) != count or used.count(_WHOLE_PAGE) != count:
+    operations = run[0::REQUEST_SLOT_SIZE]
+    if (
+        operations.count(BLKIF_OP_READ) + operations.count(BLKIF_OP_WRITE) != count
+        or run[_NR_SEGMENTS::REQUEST_SLOT_SIZE].count(1) != count
+        or run[_FIRST_SECT::REQUEST_SLOT_SIZE].count(0) != count
+        or run[_LAST_SECT::REQUEST_SLOT_SIZE].count(7) != count
+    ):
         return None
-    return PageRequests(run[0::REQUEST_SLOT_SIZE], array("Q", run)[2::_WORDS], array("I", run)[6::_HALVES])
+    view = memoryview(run)
+    return PageRequests(operations, view.cast("Q")[2::_WORDS].tolist(), view.cast("I")[6::_HALVES].tolist())
 
 
 def is_whole_page(slot: bytes) -> bool:
@@ -87,9 +94,8 @@ def whole_page_list(segments: bytes) -> array[int] | None:
 
 def pack_successes(run: bytes) -> bytearray:
     """The responses to a run of requests, of any kinds, all with BLKIF_RSP_OKAY."""
-    words = array("Q", bytes(len(run)))
-    words[0::_WORDS] = array("Q", run)[1::_WORDS]
-    slots = bytearray(words.tobytes())
+    slots = bytearray(len(run))
+    memoryview(slots).cast("Q")[0::_WORDS] = memoryview(run).cast("Q")[1::_WORDS]
     slots[8::REQUEST_SLOT_SIZE] = run[0::REQUEST_SLOT_SIZE]
     return slots
 
