@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import anyio
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from frontends.block.disk import SECTOR_BYTES, Disk
+from frontends.block.disk import SECTOR_BYTES, Disk, DiskOptions
 from frontends.console.attach import attached_console
 from frontends.console.hvc import HvcConsole
 from guests.disks import opened_disk
@@ -38,6 +38,9 @@ class Args(BaseModel):
     )
     requests: int = Field(default=4096, ge=0, description="random requests, after the disk is filled")
     depth: int = Field(default=32, ge=1, le=512, description="requests in flight")
+    queues: int = Field(
+        default=1, ge=1, le=16, description="rings to use, as far as the disk offers them; see `max_queues`"
+    )
     write_share: float = Field(default=0.5, ge=0, le=1, description="how many of the random requests write")
     flush_every: int = Field(
         default=0, ge=0, description="writes of a worker between two flush points; 0: none but the last"
@@ -142,7 +145,8 @@ class Exerciser:
 
 async def main(kernel: Kernel, args: Args) -> int:
     """0 if every block held what it had to, 1 if not."""
-    async with attached_console(kernel) as console, opened_disk(kernel, args.disk) as disk:
+    options = DiskOptions(queues=args.queues)
+    async with attached_console(kernel) as console, opened_disk(kernel, args.disk, options) as disk:
         if disk.sectors < BLOCK_SECTORS or disk.read_only:
             what = "is read only" if disk.read_only else "has no whole block"
             console.write(f"{args.disk} {what}: nothing to exercise\n")

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from frontends.block.disk import Disk, disk_name
+from frontends.block.disk import Disk, DiskOptions, disk_name
 from kernel.kernel import Kernel
 
 
@@ -17,7 +17,7 @@ class NoSuchDisk(Exception):
 
 
 @asynccontextmanager
-async def opened_disk(kernel: Kernel, name: str) -> AsyncIterator[Disk]:
+async def opened_disk(kernel: Kernel, name: str, options: DiskOptions | None = None) -> AsyncIterator[Disk]:
     """The disk called `name`, such as xvda, connected; closed at the end of the context.
 
     Raises:
@@ -27,7 +27,7 @@ async def opened_disk(kernel: Kernel, name: str) -> AsyncIterator[Disk]:
     found = {disk_name(int(devid)): int(devid) for devid in await kernel.store.directory("device/vbd")}
     if name not in found:
         raise NoSuchDisk(name, sorted(found))
-    disk = await Disk.open(kernel, found[name])
+    disk = await Disk.open(kernel, found[name], options)
     try:
         yield disk
     finally:

@@ -39,6 +39,18 @@ async def test_a_disk_that_keeps_its_word(tmp_path: Path, isolation: str) -> Non
 
 
 @pytest.mark.anyio
+async def test_it_uses_several_queues(tmp_path: Path, isolation: str) -> None:
+    """More than a ring holds is in flight."""
+    async with running_machine(tmp_path) as machine:
+        spec = DiskSpec.model_validate({"vdev": "xvda", "max_queues": 3, **memory(4 << 20)})
+        args = {"requests": 2000, "depth": 512, "queues": 4}
+        guest = await machine.start("block-exerciser", args, disks=[spec], isolation=isolation)
+        assert (await guest.wait()).exit_code == 0
+        (disk,) = machine.services.blocks.disks_of(guest.domid)
+        assert [sum(queue.requests.requests.values()) > 0 for queue in disk.stats.queues] == [True] * 3
+
+
+@pytest.mark.anyio
 async def test_its_hash_is_the_image_s(tmp_path: Path, isolation: str) -> None:
     disk = {"config": {"path": "disk.img", "size": "1MiB"}}
     _, printed = await exercised(tmp_path, isolation, disk, requests=200, depth=16)
