@@ -2,6 +2,7 @@
 
 from array import array
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,30 @@ def test_only_whole_pages_pass_for_whole_pages(run: list[bytes]) -> None:
         assert is_whole_page(slot) is whole
         assert (whole_page_requests(slot) is not None) is whole
     assert (whole_page_requests(b"".join(run)) is not None) is all(map(is_whole_page, run))
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        blkif.Request(operation, 0, 1, 8, segments)
+        for operation, segments in (
+            (2, (blkif.Segment(7, 0, 7),)),
+            (3, (blkif.Segment(7, 0, 7),)),
+            (0, ()),
+            (0, (blkif.Segment(7, 0, 7),) * 2),
+            (1, (blkif.Segment(7, 1, 7),)),
+            (1, (blkif.Segment(7, 0, 6),)),
+            (1, (blkif.Segment(7, 0, 8),)),
+        )
+    ],
+)
+def test_one_other_request_among_whole_pages(place: int, request_: blkif.Request) -> None:
+    slots = [blkif.Request(number % 2, 0, number, 8, (blkif.Segment(7, 0, 7),)).pack() for number in range(8)]
+    assert whole_page_requests(b"".join(slots)) is not None
+    slots[place] = request_.pack()
+    assert whole_page_requests(b"".join(slots)) is None
+    assert not is_whole_page(slots[place])
 
 
 @given(st.lists(st.tuples(u32, st.integers(1, 8)), max_size=512))
