@@ -188,7 +188,12 @@ def row_of(report: DomainReport, last_line: str) -> DomainStatus:
 
 def live_row(name: str, program: str, domain: Domain, services: Services) -> DomainStatus:
     """The live table's row of a domain as it is now."""
-    served = [disk.stats for disk in services.blocks.disks_of(domain.domid)]
+    devices = services.toolstack.devices
+    served = [
+        *(BackendReport.of(disk.backend, disk.stats) for disk in services.blocks.disks_of(domain.domid)),
+        *(_counted(record)[0] for record in devices.of_driver_domains(domain.domid)),
+        *(_counted(record)[0] for record in devices.served_by(domain.domid) if domain.domid),
+    ]
     return DomainStatus(
         domid=domain.domid,
         name=name,

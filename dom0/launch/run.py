@@ -21,6 +21,9 @@ from dom0.services import Services
 from kernel.errors import KernelError
 from kernel.parking import Broadcast
 
+LISTEN_S = 1.0
+"""How often driver domains are asked what they have counted, for the live table."""
+
 LAST_WORDS_S = 1.0
 """How long what guests printed last may take to be shown when all have ended."""
 
@@ -205,7 +208,12 @@ class ScenarioRun:
         self._view.event(f"{time.monotonic() - self._start:7.3f}  {line}")
 
     async def _draw(self) -> None:
+        heard = -LISTEN_S
         while True:
+            if self._machine is not None and time.monotonic() - heard >= LISTEN_S:
+                heard = time.monotonic()
+                with suppress(KernelError):  # a store in trouble is told elsewhere
+                    await self._machine.services.toolstack.devices.hear_all()
             self._view.update()
             await anyio.sleep(self._view.interval_s)
 

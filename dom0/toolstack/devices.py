@@ -155,6 +155,11 @@ class Devices:
         for record in self.served_by(backend_domid):
             await self._hear(record)
 
+    async def hear_all(self) -> None:
+        """Takes what driver domains have counted so far of all devices. Raises StoreError."""
+        for record in [record for known in self._known.values() for record in known.values()]:
+            await self._hear(record)
+
     def lose(self, backend_domid: int) -> None:
         """A driver domain is gone, and with it all that it said of its devices."""
         for known in self._known.values():
@@ -230,6 +235,8 @@ class Devices:
         except StoreError:
             return
         values = await self._store.read_many([folder + name for name in names])
+        if values[0] is None:
+            return  # it was removed meanwhile
         record.statistics = {
             name.removeprefix("/"): value for name, value in zip(names, values) if value is not None
         }

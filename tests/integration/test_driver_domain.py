@@ -9,9 +9,11 @@ import anyio.lowlevel
 import pytest
 from anyio.lowlevel import checkpoint
 
+from backends.block import driver_domain as told_module
 from backends.block.report import BackendReport
 from dom0 import driver_domain
 from dom0.embedding import DiskSpec, NoSuchDriverDomain, RunningGuest, RunningMachine, running_machine
+from dom0.launch.collect import live_row
 from dom0.toolstack import devices as devices_module
 from dom0.toolstack.errors import NoSuchBackendDomain
 from dom0.toolstack.toolstack import DomainConfig
@@ -114,6 +116,31 @@ async def test_a_driver_domain_may_be_another_one_s_client(tmp_path: Path) -> No
         await machine.start("driver-domain", name="more", disks=[disk()])
         client = await machine.start("block-exerciser", {"requests": 50}, disks=[disk(served_by="more")])
         assert (await client.wait()).exit_code == 0
+
+
+async def test_what_is_served_can_be_watched_and_survives_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told_module, "TELL_SECONDS", 0.01)
+    async with running_machine(tmp_path) as machine:
+        disks = await machine.start("driver-domain", name="disks")
+        client, kernel = await held(machine, disks=[disk()])
+        xvda = await Disk.open(kernel, XVDA)
+        services = machine.services
+        await services.toolstack.devices.hear_all()
+        assert live_row("client", "", client.domain, services).requests == 0
+        for count in (1, 2):
+            await xvda.write(0, bytes(4096))
+            with anyio.fail_after(PATIENCE_S):
+                while live_row("client", "", client.domain, services).requests < count:
+                    await services.toolstack.devices.hear_all()
+        for guest in (client, disks):
+            row = live_row(guest.name, "", guest.domain, services)
+            assert (row.requests, row.bytes_moved) == (2, 8192)
+        assert live_row("Domain-0", "", machine.dom0, services).requests == 0
+        end = await disks.destroy()
+        (served,) = end.served
+        assert BackendReport.model_validate_json(served.statistics[""]).requests == {"write": 2}
 
 
 async def test_a_disk_that_comes_later(tmp_path: Path) -> None:
