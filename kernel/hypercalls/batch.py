@@ -45,14 +45,17 @@ def queued(
         if len(self.pending) == CAPACITY:
             self.send()
         try:
-            pending = build(self.area, *args, **kwargs)
+            call = build(self.area, *args, **kwargs)
         except ArgumentsFull:
             if not self.pending:
                 raise
             self.send()
-            pending = build(self.area, *args, **kwargs)
-        self.enter(pending)
-        return pending
+            call = build(self.area, *args, **kwargs)
+        # The call becomes an entry here, in line: this is what a batch costs.
+        pending, given = self.pending, call.args
+        _ENTRIES[len(given)](self._entries, len(pending) * ENTRY_BYTES, call.number, *given)
+        pending.append(call)
+        return call
 
     queue.__doc__ = build.__doc__
     return queue
@@ -68,12 +71,6 @@ class Batch:
         self._results = self._entries.cast("q")[_RESULT_WORD::_ENTRY_WORDS]
         self.area = ArgumentArea(Pages(pages.pfn + 1, pages.count - 1, pages.view[PAGE_SIZE:]))
         self.pending: list[Pending[Any]] = []
-
-    def enter(self, pending: Pending[Any]) -> None:
-        """Add an entry for a call that was laid out in `area`."""
-        args = pending.args
-        _ENTRIES[len(args)](self._entries, len(self.pending) * ENTRY_BYTES, pending.number, *args)
-        self.pending.append(pending)
 
     def send(self) -> None:
         """Make the multicall now. Raises HypercallError if it was refused as a whole."""

@@ -46,11 +46,11 @@ def set_timer(_area: ArgumentArea, deadline_ns: int) -> Pending[None]:
 
 def xen_version(_area: ArgumentArea) -> Pending[tuple[int, int]]:
     """Xen's major and minor version."""
+    return Pending("XENVER_version", HYPERVISOR_xen_version, (version.XENVER_version, 0), _major_minor, None)
 
-    def decode(result: int) -> tuple[int, int]:
-        return result >> _VERSION_BITS, result & ((1 << _VERSION_BITS) - 1)
 
-    return Pending("XENVER_version", HYPERVISOR_xen_version, (version.XENVER_version, 0), decode, None)
+def _major_minor(result: int) -> tuple[int, int]:
+    return result >> _VERSION_BITS, result & ((1 << _VERSION_BITS) - 1)
 
 
 def get_features(area: ArgumentArea, submap: int = 0) -> Pending[int]:
