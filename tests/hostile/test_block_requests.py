@@ -4,14 +4,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernel.kernel import Kernel
 from ringbuffers.protocols import blkif
 from tests.hostile.block_frontend import SLOT, RawFrontend
 from tests.rig import MIB, Guest, Rig, file_disk, memory_disk, running_rig
+from tests.steps import State
 
 SECTORS = MIB // 512
 OKAY, ERROR, UNSUPPORTED = blkif.BLKIF_RSP_OKAY, blkif.BLKIF_RSP_ERROR, blkif.BLKIF_RSP_EOPNOTSUPP
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.anyio
 both_persistences = pytest.mark.parametrize("persistent", [False, True], ids=["transient", "persistent"])
 
 
-async def raw(guest: Guest, *, persistent: bool = False, order: int = 0) -> RawFrontend:
+async def raw(kernel: Kernel, *, persistent: bool = False, order: int = 0) -> RawFrontend:
     """A connected frontend whose pages hold nothing but 0xEE."""
-    front = RawFrontend(guest.kernel, persistent=persistent, order=order)
+    front = RawFrontend(kernel, persistent=persistent, order=order)
     await front.open()
     for index in range(front.data.count):
         front.page(index)[:] = b"\xee" * 4096
@@ -84,35 +85,42 @@ def bad_requests(front: RawFrontend) -> Iterator[tuple[str, bytes, int]]:
     yield "segments are 0xEE", blkif.IndirectRequest(READ, 12, 1, 0, 0, (gref,)).pack(), ERROR
 
 
+async def send_bad_requests(kernel: Kernel, _state: State, persistent: bool) -> None:
+    """One by one, and look at what they do."""
+    front = await raw(kernel, persistent=persistent)
+    assert await front.status(front.write(7, 8, page=1)) == OKAY
+    names = []
+    for name, slot, expected in bad_requests(front):
+        assert await front.status(slot) == expected, name
+        names.append(name)
+        assert await front.status(front.read(1, 8, page=2)) == OKAY
+        assert front.page(2) == b"\xee" * 4096, name
+    assert len(names) > 40
+    # Nothing was written but what was right, and what could not be read was not touched.
+    assert await front.status(front.read(2, 0, page=3)) == OKAY
+    assert front.page(3) == bytes(4096)
+    assert front.page(0) == b"\xee" * 4096
+    front.device.close()
+    await front.device.wait_released()
+    assert not any(kernel.grants.is_mapped(gref) for gref in front.grefs)
+
+
 @both_persistences
-async def test_bad_requests_one_by_one(tmp_path: Path, persistent: bool) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        front = await raw(guest, persistent=persistent)
-        assert await front.status(front.write(7, 8, page=1)) == OKAY
-        names = []
-        for name, slot, expected in bad_requests(front):
-            assert await front.status(slot) == expected, name
-            names.append(name)
-            assert await front.status(front.read(1, 8, page=2)) == OKAY
-            assert front.page(2) == b"\xee" * 4096, name
-        assert len(names) > 40
-        # Nothing was written but what was right, and what could not be read was not touched.
-        assert await front.status(front.read(2, 0, page=3)) == OKAY
-        assert front.page(3) == bytes(4096)
-        assert front.page(0) == b"\xee" * 4096
+async def test_bad_requests_one_by_one(tmp_path: Path, isolation: str, persistent: bool) -> None:
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(send_bad_requests, persistent)
         served_alone(rig, guest)
-        front.device.close()
-        await front.closed()
-        await anyio.wait_all_tasks_blocked()
-        assert not any(guest.kernel.grants.is_mapped(gref) for gref in front.grefs)
         assert len(rig.services.kernel.grants.ledger) == 0
 
 
 @both_persistences
-async def test_bad_requests_in_one_run_with_good_ones(tmp_path: Path, persistent: bool) -> None:
+async def test_bad_requests_in_one_run_with_good_ones(
+    tmp_path: Path, isolation: str, persistent: bool
+) -> None:
     """At every position of a run, whatever surrounds them."""
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        front = await raw(guest, persistent=persistent)
+
+    async def mix(kernel: Kernel, _state: State) -> None:
+        front = await raw(kernel, persistent=persistent)
         for turn in range(2):  # in the second, good pages are mapped already
             for start, (name, bad, expected) in enumerate(bad_requests(front)):
                 place = start % 9
@@ -127,20 +135,24 @@ async def test_bad_requests_in_one_run_with_good_ones(tmp_path: Path, persistent
                 answers = await front.answers(10)
                 assert [answer.status for answer in answers if answer.id != 1] == [OKAY] * 9, (turn, name)
                 assert [answer.status for answer in answers if answer.id == 1] == [expected], (turn, name)
+
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(mix)
         served_alone(rig, guest)
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])
-async def test_a_read_only_disk_stays_as_it_is(tmp_path: Path, mode: str) -> None:
+async def test_a_read_only_disk_stays_as_it_is(tmp_path: Path, isolation: str, mode: str) -> None:
     path = tmp_path / "a.img"
     content = random.Random(3).randbytes(MIB)
     path.write_bytes(content)
-    async with running_rig(tmp_path) as rig, rig.guest([file_disk(path, mode=mode)]) as guest:
-        front = await raw(guest, persistent=True)
+    writing = mode == "w"
+
+    async def try_all(kernel: Kernel, _state: State) -> None:
+        front = await raw(kernel, persistent=True)
         gref = front.grefs[0]
         listed = [blkif.Segment(gref, 0, 7)] * 12
         blkif.pack_indirect_segments(front.page(5), listed)
-        writing = mode == "w"
         assert await front.status(front.read(1)) == OKAY
         for name, slot, refusal in (
             ("write", front.write(1), ERROR),
@@ -157,55 +169,82 @@ async def test_a_read_only_disk_stays_as_it_is(tmp_path: Path, mode: str) -> Non
             )
             assert await front.status(slot) == expected, name
         assert await front.status(blkif.IndirectRequest(READ, 12, 1, 0, 0, (front.grefs[5],)).pack()) == OKAY
+
+    async with (
+        running_rig(tmp_path, isolation=isolation) as rig,
+        rig.guest([file_disk(path, mode=mode)]) as guest,
+    ):
+        await guest.run(try_all)
         served_alone(rig, guest)
     assert (path.read_bytes() == content) is not writing
 
 
-async def test_somebody_elses_grant(tmp_path: Path) -> None:
+async def connect(kernel: Kernel, state: State) -> int:
+    """Returns the highest reference in use."""
+    state["front"] = front = await raw(kernel)
+    return max(front.grefs)
+
+
+async def grant_secrets(kernel: Kernel, state: State) -> list[int]:
+    state["secret"] = secret = kernel.pages.allocate(64)
+    secret.view[:] = b"secret!!" * (64 * 512)
+    return kernel.grants.grant_many(0, range(secret.pfn, secret.pfn + 64))
+
+
+async def steal(kernel: Kernel, state: State, wanted: list[int], victim: int) -> None:
+    """By references of another domain's, and by one that is for another domain than the backend's."""
+    front = state["front"]
+    for gref in wanted:
+        assert await front.status(request(WRITE, 1, 0, (gref, 0, 7))) == ERROR
+        assert await front.status(request(READ, 1, 0, (gref, 0, 7))) == ERROR
+    foreign = kernel.grants.grant(victim, kernel.pages.allocate().pfn)
+    assert await front.status(request(READ, 1, 0, (foreign, 0, 7))) == ERROR
+
+
+async def still_has_its_secrets(_kernel: Kernel, state: State) -> None:
+    front = state["front"]
+    assert state["secret"].view == b"secret!!" * (64 * 512)
+    assert await front.status(front.read(1)) == OKAY
+
+
+async def test_somebody_elses_grant(tmp_path: Path, isolation: str) -> None:
     """A reference is looked up in the table of the domain that the device belongs to, whoever uses the same number."""
     async with (
-        running_rig(tmp_path) as rig,
+        running_rig(tmp_path, isolation=isolation) as rig,
         rig.guest([memory_disk(MIB)]) as victim,
         rig.guest([memory_disk(MIB)], name="thief") as thief,
     ):
-        theirs = await raw(victim)
-        ours = await raw(thief)
-        free = max(ours.grefs) + 1
-        secret = victim.kernel.pages.allocate(64)
-        secret.view[:] = b"secret!!" * (64 * 512)
-        stolen = victim.kernel.grants.grant_many(0, range(secret.pfn, secret.pfn + 64))
-        wanted = [gref for gref in stolen if gref >= free]
+        await victim.run(connect)
+        used = await thief.run(connect)
+        wanted = [gref for gref in await victim.run(grant_secrets) if gref > used]
         assert wanted
-        for gref in wanted:
-            assert await ours.status(request(WRITE, 1, 0, (gref, 0, 7))) == ERROR
-            assert await ours.status(request(READ, 1, 0, (gref, 0, 7))) == ERROR
-        assert secret.view == b"secret!!" * (64 * 512)
-        assert await theirs.status(theirs.read(1)) == OKAY
-        # Pages that were granted to another domain than the backend's.
-        (page,) = [thief.kernel.pages.allocate()]
-        foreign = thief.kernel.grants.grant(victim.domid, page.pfn)
-        assert await ours.status(request(READ, 1, 0, (foreign, 0, 7))) == ERROR
+        await thief.run(steal, wanted, victim.domid)
+        await victim.run(still_has_its_secrets)
         served_alone(rig, thief)
 
 
-async def test_a_read_only_grant_is_never_written(tmp_path: Path) -> None:
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        front = await raw(guest)
-        page = guest.kernel.pages.allocate()
+async def test_a_read_only_grant_is_never_written(tmp_path: Path, isolation: str) -> None:
+    async def use(kernel: Kernel, _state: State) -> None:
+        front = await raw(kernel)
+        page = kernel.pages.allocate()
         page.view[:] = b"readonly" * 512
-        gref = guest.kernel.grants.grant(0, page.pfn, readonly=True)
+        gref = kernel.grants.grant(0, page.pfn, readonly=True)
         assert await front.status(request(READ, 1, 0, (gref, 0, 7))) == ERROR
         assert page.view == b"readonly" * 512
         assert await front.status(request(WRITE, 1, 0, (gref, 0, 7))) == OKAY
         assert await front.status(front.read(1)) == OKAY
         assert front.page(0) == b"readonly" * 512
+
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(use)
         served_alone(rig, guest)
 
 
-async def test_answers_carry_nothing_but_the_answer(tmp_path: Path) -> None:
+async def test_answers_carry_nothing_but_the_answer(tmp_path: Path, isolation: str) -> None:
     """What the ring's pages held before is gone, and what lies behind a response is zero (XSA-216)."""
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        front = await raw(guest)
+
+    async def use(kernel: Kernel, _state: State) -> None:
+        front = await raw(kernel)
         slots = [
             front.read(1),
             front.write(2),
@@ -221,6 +260,9 @@ async def test_answers_carry_nothing_but_the_answer(tmp_path: Path) -> None:
             assert found[8] == slot[0]
             assert found[9] == 0
             assert not any(found[12:])
+
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(use)
         served_alone(rig, guest)
 
 
@@ -246,7 +288,7 @@ anything = st.one_of(
 
 
 @both_persistences
-async def test_any_slots_at_all(tmp_path: Path, persistent: bool) -> None:
+async def test_any_slots_at_all(tmp_path: Path, isolation: str, persistent: bool) -> None:
     """Runs of random slots: each is answered once, with a status that the protocol has, and a good one still works."""
     runs: list[list[bytes]] = []
 
@@ -256,8 +298,9 @@ async def test_any_slots_at_all(tmp_path: Path, persistent: bool) -> None:
         runs.append(found)
 
     draw()
-    async with running_rig(tmp_path) as rig, rig.guest([memory_disk(MIB)]) as guest:
-        front = await raw(guest, persistent=persistent)
+
+    async def send_all(kernel: Kernel, _state: State) -> None:
+        front = await raw(kernel, persistent=persistent)
         for slots in runs:
             front.put(*slots)
             answers = await front.answers(len(slots))
@@ -265,6 +308,9 @@ async def test_any_slots_at_all(tmp_path: Path, persistent: bool) -> None:
             assert {answer.status for answer in answers} <= {OKAY, ERROR, UNSUPPORTED}
             assert sorted(a.id for a in answers) == sorted(int.from_bytes(s[8:16], "little") for s in slots)
         assert await front.status(front.read(77, page=9)) == OKAY
+
+    async with running_rig(tmp_path, isolation=isolation) as rig, rig.guest([memory_disk(MIB)]) as guest:
+        await guest.run(send_all)
         served_alone(rig, guest)
         (served,) = rig.services.blocks.disks_of(guest.domid)
         assert sum(served.stats.requests.values()) == sum(map(len, runs)) + 1
