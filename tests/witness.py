@@ -3,7 +3,6 @@
 import random
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from dom0.embedding import DiskSpec, RunningGuest, RunningMachine
 from frontends.block.disk import Disk
@@ -38,14 +37,14 @@ def memory_disk(vdev: str, served_by: str = "") -> DiskSpec:
 
 async def more_rounds(machine: RunningMachine, guest: RunningGuest, count: int = 1) -> None:
     """Return when a witness has verified its disks so many times more."""
-    before = await _rounds_of(machine, guest)
+    path = f"/local/domain/{guest.domid}/data/rounds"
+    before: int | None = None
     with anyio.fail_after(PATIENCE_S):
-        while await _rounds_of(machine, guest) < before + count:
-            assert guest.runs, guest.end
-            await checkpoint()
-
-
-async def _rounds_of(machine: RunningMachine, guest: RunningGuest) -> int:
-    """How often a witness has verified its disks."""
-    (value,) = await machine.store.read_many([f"/local/domain/{guest.domid}/data/rounds"])
-    return int(value or 0)
+        async with machine.store.watch(path) as watch:
+            async for _ in watch:
+                assert guest.runs, guest.end
+                (value,) = await machine.store.read_many([path])
+                rounds = int(value or 0)
+                before = rounds if before is None else before
+                if rounds >= before + count:
+                    return

@@ -21,7 +21,7 @@ XVDA = 51712
 KILLS = {"asyncio": 200, "trio": 20}
 WARM = 50
 """kills after which nothing grows any more"""
-MOST_REQUESTS = 60
+MOST_REQUESTS = 40
 BLOCK = 4096
 GROWTH_BYTES = 8 << 20
 GROWTH_OBJECTS = 3000
@@ -45,7 +45,7 @@ async def victim(kernel: Kernel, orders: Orders) -> int:
         rng = random.Random(seed)
         while True:
             sector = rng.randrange(disk.sectors // 8) * 8
-            size = rng.choice((512, BLOCK, 16 * BLOCK, 64 * BLOCK))
+            size = rng.choice((512, BLOCK, 16 * BLOCK))
             sector = min(sector, disk.sectors - size // 512)
             if rng.random() < 0.5:
                 await disk.write(sector, rng.randbytes(size))
