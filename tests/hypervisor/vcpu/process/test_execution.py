@@ -2,6 +2,7 @@
 does what no process does. It costs its own domain, and nobody else anything.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from hypervisor.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_suspend
 from hypervisor.domain import Domain
 from hypervisor.vcpu.process import execution as execution_module
-from hypervisor.vcpu.process.wire import MAX_PFNS, REQUEST
+from hypervisor.vcpu.process.wire import MAX_DESCRIPTORS, MAX_PFNS, REQUEST
 from tests.hypervisor.vcpu.process.hosted import Hosted, count, descriptors, destroy, state, until
 
 pytestmark = pytest.mark.anyio
@@ -380,3 +381,43 @@ async def test_without_descriptors_a_domain_crashes_and_nothing_leaks(
             await until(lambda before=before: descriptors() <= before)  # type: ignore[misc]
             destroy(domain)
         assert await hosted.finish(hosted.start("power_off", b"hello")) == "hello\n"
+
+
+async def test_descriptors_that_are_too_many_under_way_are_sent_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one user all processes together may have so many only; the others' are not this domain's fault."""
+    refused = 0
+    send = execution_module.send_packet
+
+    def crowded(*args: Any) -> None:
+        nonlocal refused
+        if args[2] and refused < 3:
+            refused += 1
+            raise OSError(errno.ETOOMANYREFS, "too many references")
+        send(*args)
+
+    monkeypatch.setattr(execution_module, "send_packet", crowded)
+    async with Hosted.running() as hosted:
+        assert await hosted.finish(hosted.start("power_off", b"hello")) == "hello\n"
+    assert refused == 3
+
+
+async def test_a_process_that_does_not_read_has_few_packets_under_way() -> None:
+    """And the hypervisor makes no more before they are read."""
+    async with Hosted.running() as hosted:
+        keeper = hosted.build(1024)
+        domain = hosted.build()
+        execution = hosted.start("ask_and_not_read", domain=domain)
+        domain.unpause()
+        await until(lambda: execution.child is not None)
+        for index in range(1024):
+            mfn = keeper.memory.mfn(index)
+            assert mfn is not None
+            domain.memory.map_foreign(0x1000 + index, mfn, writable=True)
+        journal: Any = domain.memory.journal
+        await until(lambda: len(journal.due) > 0)
+        await anyio.sleep(0.05)
+        assert len(journal.due) >= 1024 - 3 * MAX_DESCRIPTORS
+        destroy(domain)
+        await hosted.finish(execution)
