@@ -103,8 +103,9 @@ class Devices:
         async def write(transaction: Transaction) -> None:
             if not await transaction.exists(domain_path(domid)):
                 raise NoSuchGuest(domid)
-            if not await transaction.exists(domain_path(record.backend_domid)):
-                raise NoSuchBackendDomain(domid, record.name, record.backend_domid)
+            backend = record.backend_domid
+            if backend and not await transaction.exists(domain_path(backend)):
+                raise NoSuchBackendDomain(domid, record.name, backend)
             await write_nodes(transaction, kept)
 
         known[device] = record
