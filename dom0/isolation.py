@@ -43,6 +43,10 @@ DATA_BYTES: Final = 1 << 30
 Main = Callable[[Kernel], Awaitable[int | None]]
 
 
+class NotSendable(Exception):
+    """A program, or something that it refers to, cannot be sent to a process."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     """What a process is told. program: a pickled Main. origin_ns: CLOCK_MONOTONIC when system time was 0.
@@ -64,13 +68,19 @@ def isolated_image(
 
     files: that it may read and write, and the folders of those that are not there yet. Of all others it may
     read what Python needs. outspoken: let it say what this system cannot keep it from.
+
+    Raises NotSendable.
     """
     confinement = Confinement(
         writable_paths=tuple(str(file if file.exists() else file.parent) for file in files),
         open_files=OPEN_FILES,
         data_bytes=DATA_BYTES,
     )
-    order = _Order(loop, origin_ns, confinement, outspoken, cloudpickle.dumps(main))
+    try:
+        program = cloudpickle.dumps(main)
+    except (pickle.PicklingError, TypeError) as error:
+        raise NotSendable(str(error)) from error
+    order = _Order(loop, origin_ns, confinement, outspoken, program)
     return Image(f"{__name__}:enter", pickle.dumps(order))
 
 

@@ -15,9 +15,9 @@ from backends.registry import load_backend
 from dom0.embedding.beside import beside
 from dom0.embedding.guest import MachineStopped, NoSuchDriverDomain, RunningGuest
 from dom0.embedding.words import DomainWords
-from dom0.isolation import PRELOADED, isolated_image
+from dom0.isolation import PRELOADED, NotSendable, isolated_image
 from dom0.launch.machine import build_machine
-from dom0.programs import Main, load_program, program_of
+from dom0.programs import Main, ProgramError, load_program, program_of
 from dom0.scenario.model import DiskSpec, Isolation, MemorySize
 from dom0.services import Services, start_services
 from dom0.toolstack.devices import DeviceRecord
@@ -120,7 +120,8 @@ class RunningMachine:
                 something else is sent there by value, with copies of what it refers to.
 
         Raises:
-            ProgramError, BackendError, NoSuchDriverDomain: there is no such program, backend or driver domain.
+            ProgramError, BackendError, NoSuchDriverDomain: there is no such program, backend or driver domain; or the
+                program refers to something that cannot be sent to a process.
             pydantic.ValidationError: arguments, memory or a disk's settings are wrong.
             BuildError, StoreError: the machine refused; nothing is left of the guest.
             MachineStopped: dom0 runs no more.
@@ -174,14 +175,19 @@ class RunningMachine:
         if guest.isolation is Isolation.COROUTINE:
             self.host.start(domain, lambda platform: run_program(platform, main))
             return
-        first, self._has_processes = not self._has_processes, True
-        image = isolated_image(
-            main,
-            loop="trio" if in_trio() else "asyncio",
-            origin_ns=self.host.origin_ns,
-            files=guest.files,
-            outspoken=first,
-        )
+        try:
+            image = isolated_image(
+                main,
+                loop="trio" if in_trio() else "asyncio",
+                origin_ns=self.host.origin_ns,
+                files=guest.files,
+                outspoken=not self._has_processes,
+            )
+        except NotSendable as error:
+            raise ProgramError(
+                guest.name, f"a program that can be sent to a process of its own: {error}"
+            ) from error
+        self._has_processes = True
         self.host.start_process(domain, image)
 
     def words_of(self, domid: int) -> DomainWords:

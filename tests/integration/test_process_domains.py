@@ -1,12 +1,14 @@
 """Two domains that are processes of their own: memory by grants, events by bells, no crossing between."""
 
 from pathlib import Path
+from threading import Lock
 
 import anyio
 import pytest
 from pydantic import BaseModel
 
 from dom0.embedding import RunningMachine, running_machine
+from dom0.programs import ProgramError
 from frontends.console.attach import attached_console
 from kernel.kernel import Kernel
 from kernel.mapping import GrantError
@@ -91,3 +93,17 @@ async def test_two_domains_share_a_page(tmp_path: Path, one: str, other: str) ->
         assert [(end.outcome, end.exit_code, end.leaks) for end in ends] == [("poweroff", 0, ())] * 2, ends
         assert first.console == f"counted to {2 * ROUNDS + 1}\n"
         assert machine.core.audit() == []
+
+
+@pytest.mark.anyio
+async def test_a_program_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    lock = Lock()
+
+    async def program(_kernel: Kernel) -> int:
+        with lock:
+            return 0
+
+    async with running_machine(tmp_path) as machine:
+        with pytest.raises(ProgramError, match="can be sent to a process of its own: cannot pickle"):
+            await machine.start(program, isolation="process")
+        assert list(machine.core.domains) == [0]
