@@ -14,7 +14,7 @@ from ringbuffers.protocols import blkif
 from ringbuffers.slots import REQ_PROD
 from tests.backends.block.stores import GatedStore
 from tests.hostile.block_frontend import SLOT, XVDA, RawFrontend
-from tests.hostile.test_block_rings import begun, gated_disk, let_go, works
+from tests.hostile.test_block_rings import begun, gated_disk
 from tests.rig import MIB, Guest, Rig, memory_disk, running_rig
 
 OKAY = blkif.BLKIF_RSP_OKAY
@@ -31,6 +31,22 @@ class StubbornFrontend(RawFrontend):
 
     async def closing(self) -> None:
         return
+
+
+async def let_go(rig: Rig, guest: Guest, front: RawFrontend) -> None:
+    """Nothing of the guest's is mapped any more."""
+    grants = guest.kernel.grants
+    with anyio.fail_after(5):
+        while any(grants.is_mapped(gref) for gref in front.grefs):
+            await checkpoint()
+    assert rig.machine.audit() == []
+
+
+async def works(disk: Disk) -> None:
+    """A bystander's disk is served."""
+    with anyio.fail_after(5):
+        await disk.write(3, b"still here" * 51 + b"..")
+        assert (await disk.read(3, 1)).startswith(b"still here")
 
 
 async def refused(rig: Rig, guest: Guest, front: RawFrontend) -> str:
