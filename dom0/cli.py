@@ -56,10 +56,25 @@ def launch(
         result = launch_scenario(scenario, file.parent, console)
         print_report(result, console)
         if report is not None:
-            report.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            _write(report, result.model_dump_json(indent=2) + "\n")
     except OSError as error:
         _fail(error)
     raise typer.Exit(0 if result.ok else EXIT_FAILED)
+
+
+def _write(report: Path, text: str) -> None:
+    """Whole, or as it was before: the next interrupt ends this program wherever it is. A device or a pipe is
+    written to as it is.
+    """
+    if not report.is_file():
+        report.write_text(text, encoding="utf-8")
+        return
+    beside = report.with_name(f"{report.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(report)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @app.command()
