@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHORTEST_LOOK_NS: Final = 20_000
 LONGEST_LOOK_NS: Final = 500_000
+PREEMPTED_NS: Final = 50_000
+"""so long between two looks: somebody else wants this processor, perhaps the very one that is waited for"""
 NANOSECONDS: Final = 1_000_000_000
 
 
@@ -73,10 +75,15 @@ class Idling:
         look_ns = self._look_ns if timeout is None else min(self._look_ns, int(timeout * NANOSECONDS))
         if self.look():
             return True
-        until_ns = time.monotonic_ns() + look_ns
-        while time.monotonic_ns() < until_ns:
+        now_ns = time.monotonic_ns()
+        until_ns = now_ns + look_ns
+        while now_ns < until_ns:
             if self.look():
                 return True
+            before_ns, now_ns = now_ns, time.monotonic_ns()
+            if now_ns - before_ns > PREEMPTED_NS:
+                self._look_ns = 0
+                break
         return False
 
     def _adapt(self, slept_ns: int) -> None:
