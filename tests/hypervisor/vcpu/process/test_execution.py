@@ -409,14 +409,16 @@ async def test_a_process_that_does_not_read_has_few_packets_under_way() -> None:
         keeper = hosted.build(1024)
         domain = hosted.build()
         execution = hosted.start("ask_and_not_read", domain=domain)
-        domain.unpause()
-        await until(lambda: execution.child is not None)
+        await until(lambda: domain.isolated)
         for index in range(1024):
             mfn = keeper.memory.mfn(index)
             assert mfn is not None
             domain.memory.map_foreign(0x1000 + index, mfn, writable=True)
-        journal: Any = domain.memory.journal
-        await until(lambda: len(journal.due) > 0)
+        domain.unpause()
+        journal: Any = None
+        while journal is None or not journal.due:
+            await anyio.sleep(0.001)
+            journal = domain.memory.journal
         await anyio.sleep(0.05)
         assert len(journal.due) >= 1024 - 3 * MAX_DESCRIPTORS
         destroy(domain)
