@@ -16,6 +16,7 @@ import traceback
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any, Final, Protocol, TypeVar
 
@@ -140,6 +141,10 @@ def send_by_value(thing: object) -> None:
     """Let what a module of tests defines go to guests as it is, rather than be imported there: pytest has
     rewritten its assertions, and what it imports is much.
     """
+    if isinstance(thing, partial):
+        for part in (thing.func, *thing.args, *thing.keywords.values()):
+            send_by_value(part)
+        return
     name = getattr(thing, "__module__", None)
     if isinstance(name, str) and name.startswith("tests.") and name in sys.modules and name != __name__:
         cloudpickle.register_pickle_by_value(sys.modules[name])
