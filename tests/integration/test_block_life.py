@@ -248,7 +248,7 @@ async def test_what_was_in_flight_is_sent_again(tmp_path: Path, isolation: str) 
                 while len(first.begun) < 5:
                     await anyio.lowlevel.checkpoint()
                 tasks.start_soon(back_comes_and_goes, rig, guest)
-                await anyio.wait_all_tasks_blocked()
+                await frontend_leaves(rig, guest)
                 await guest.run(nothing_is_done)
                 first.gate.set()
                 while GatedStore.last is first:
