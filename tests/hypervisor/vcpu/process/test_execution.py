@@ -225,9 +225,10 @@ async def test_one_that_is_paused_while_it_starts(moment: int) -> None:
         for _ in range(moment):
             await checkpoint()
         domain.pause()
-        if execution.child is None:  # it has not begun, or is about to be there
-            await anyio.sleep(0.05)
-        if execution.child is not None:
+        for _ in range(3):
+            await checkpoint()
+        if domain.memory.journal is not None:  # it is on its way
+            await until(lambda: execution.child is not None)
             await until(lambda: state(execution) == "T")
         domain.unpause()
         await until(lambda: count(domain) > 0)
