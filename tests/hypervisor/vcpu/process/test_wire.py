@@ -38,6 +38,20 @@ def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
+def open_descriptors() -> set[int]:
+    """Those that are open."""
+    listed = {int(name) for name in os.listdir("/proc/self/fd")}
+    return set(filter(_is_open, listed))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:  # the listing's own
+        return False
+    return True
+
+
 def a_file() -> int:
     return os.memfd_create("test")
 
@@ -140,17 +154,19 @@ def test_descriptors_that_do_not_arrive_are_noticed(channel: tuple[socket.socket
     file = a_file()
     changes = [Change(ChangeKind.MAP_PAGE, gpfn, 1, 0, 0, (file,)) for gpfn in range(4)]
     send_packet(theirs, *encode_reply(0, changes, more=False))
-    _, hard = getrlimit(RLIMIT_NOFILE)
-    soft, _ = getrlimit(RLIMIT_NOFILE)
+    soft, hard = getrlimit(RLIMIT_NOFILE)
     free = os.dup(file)
     os.close(free)
-    setrlimit(RLIMIT_NOFILE, (free + 2, hard))
+    before = open_descriptors()
+    setrlimit(RLIMIT_NOFILE, (free + 1, hard))
     try:
         with pytest.raises(ChannelBroken, match="descriptors of its memory did not arrive"):
             receive_packet(ours)
     finally:
         setrlimit(RLIMIT_NOFILE, (soft, hard))
-    for fd in (free, free + 1, file):
+    arrived = open_descriptors() - before
+    assert arrived == {free}
+    for fd in (free, file):
         os.close(fd)
 
 
