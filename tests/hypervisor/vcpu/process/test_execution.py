@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from hypervisor.abi.sched import SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_suspend
 from hypervisor.domain import Domain
 from hypervisor.vcpu.process import execution as execution_module
-from hypervisor.vcpu.process.wire import MAX_DESCRIPTORS, MAX_PFNS, REQUEST
+from hypervisor.vcpu.process.wire import MAX_DESCRIPTORS, MAX_PFNS, REQUEST, send_packet
 from tests.hypervisor.vcpu.process.hosted import Hosted, count, descriptors, destroy, state, until
 
 pytestmark = pytest.mark.anyio
@@ -389,7 +389,7 @@ async def test_descriptors_that_are_too_many_under_way_are_sent_later(
 ) -> None:
     """Of one user all processes together may have so many only; the others' are not this domain's fault."""
     refused = 0
-    send = execution_module.send_packet
+    send = send_packet
 
     def crowded(*args: Any) -> None:
         nonlocal refused
