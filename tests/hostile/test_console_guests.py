@@ -91,7 +91,10 @@ async def test_indices_that_run_round_give_only_what_is_in_the_ring(tmp_path: Pa
         for turn in range(1, 101):
             words[WORDS["out_prod"]] = turn * OUT_SIZE
             notify(kernel)
-            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(20):
+                while console.bytes_out < turn * OUT_SIZE:
+                    await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
         assert console.bytes_out == 100 * OUT_SIZE
         assert console.tail == b"o" * len(console.tail)
 
