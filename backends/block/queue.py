@@ -30,7 +30,7 @@ from ringbuffers.ring import BackRing
 
 MAX_INDIRECT_SEGMENTS: Final = 256
 _SLOT: Final = blkif.REQUEST_SLOT_SIZE
-_SMALLEST_PART: Final = 16  # slots; fewer cost more than is gained
+_SMALLEST_PART: Final = 64  # slots; fewer cost more than is gained
 _IDLE_POLLS: Final = 4  # looks at an empty ring before it sleeps
 _PAGES_AT_ONCE: Final = 512  # mapped and served together; then others have their turn (XSA-300)
 

@@ -367,7 +367,10 @@ async def full_ring_served(store: Watched, ring: Served) -> None:
     ring.put(*(request(READ, number, 0, number % 8) for number in range(32)))
 
 
-async def test_a_full_ring_is_answered_in_parts_and_who_sleeps_is_woken_once() -> None:
+async def test_a_full_ring_is_answered_in_parts_and_who_sleeps_is_woken_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue_module, "_SMALLEST_PART", 16)
     store = Watched(config())
     async with served(store) as ring:
         await full_ring_served(store, ring)
@@ -376,7 +379,10 @@ async def test_a_full_ring_is_answered_in_parts_and_who_sleeps_is_woken_once() -
         assert ring.bells == 1
 
 
-async def test_a_ring_that_breaks_leaves_nobody_asleep_over_answers_that_are_there() -> None:
+async def test_a_ring_that_breaks_leaves_nobody_asleep_over_answers_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue_module, "_SMALLEST_PART", 16)
     store = Watched(config())
     store.fails_at = 2
     async with served(store) as ring:
