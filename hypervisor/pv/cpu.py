@@ -77,3 +77,6 @@ class Cpu(Protocol):
 
     def flush_page(self, address: int) -> None:
         """Forget the translation of one linear address."""
+
+    def forget_code(self, mfn: int) -> None:
+        """Somebody else has written into this frame: drop what was translated of it."""

@@ -15,6 +15,8 @@ XEN_FIRST: Final = 0x100
 SHARED_INFO_MFN: Final = XEN_FIRST
 GRANT_TABLE_FIRST: Final = 0x200
 GRANT_STATUS_FIRST: Final = 0x300
+ARGUMENT_MFN: Final = 0x3FF
+"""Arguments of the hypercalls that the domain's process makes itself; the guest cannot map it."""
 XEN_END: Final = 0x400
 
 FOREIGN_FIRST: Final = 0x1000
