@@ -102,7 +102,7 @@ async def aborts(kernel: Kernel) -> int:
 
 async def looks_at_memory_that_is_not_there(kernel: Kernel) -> int:
     """Beyond its RAM, as a wild pointer would."""
-    space = platform_of(kernel)._space
+    space = platform_of(kernel)._connection.space
     return int(space._view[kernel.platform.nr_pages + 100 << 12])
 
 
@@ -128,8 +128,8 @@ async def says_that_it_will_read_no_more(kernel: Kernel) -> int:
 async def closes_its_bells(kernel: Kernel) -> int:
     """And goes on, so that nobody could wake it."""
     platform = platform_of(kernel)
-    os.close(platform._routes._to_hypervisor._pipe)
-    os.close(platform._listening.hypervisor.pipe)
+    os.close(platform._connection.routes._to_hypervisor._pipe)
+    os.close(platform._connection.listening.hypervisor.pipe)
     while True:
         kernel.hypercalls.xen_version()
         await checkpoint()
@@ -258,10 +258,13 @@ async def writes_anything_into_its_bells(kernel: Kernel) -> int:
     _begun(kernel)
     platform, rng = platform_of(kernel), random.Random(5)
     while True:
-        for memory in (platform._routes._to_hypervisor.memory, platform._listening.hypervisor.memory):
+        for memory in (
+            platform._connection.routes._to_hypervisor.memory,
+            platform._connection.listening.hypervisor.memory,
+        ):
             memory.header[:] = rng.randbytes(BELL_BYTES // 2)
             memory.ports[:] = rng.randbytes(BELL_BYTES // 2)
-        platform._routes._to_hypervisor.wake()
+        platform._connection.routes._to_hypervisor.wake()
 
 
 async def prints_without_end(kernel: Kernel) -> int:

@@ -70,7 +70,7 @@ async def keep_what_it_is_sent(kernel: Kernel, state: State, domid: int, referen
     ]
     assert not any(isinstance(mapping, GrantError) for mapping in mappings)
     state["kept"], state["mappings"] = kept, mappings
-    base = kernel.platform._space._base
+    base = kernel.platform._connection.space._base
     state["addresses"] = [base + mapping.pfn * PAGE for mapping in mappings]
 
 

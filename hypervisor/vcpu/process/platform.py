@@ -8,34 +8,20 @@ hypervisor and everybody else trust nothing of it.
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final
 
 from anyio.lowlevel import checkpoint
 
 from hypervisor.abi.event_channel import EVTCHNOP_send
 from hypervisor.abi.xen import __HYPERVISOR_event_channel_op as HYPERVISOR_event_channel_op
 from hypervisor.vcpu.parking import Parker, new_parker
-from hypervisor.vcpu.process.address_space import AddressSpace, SharedPages
-from hypervisor.vcpu.process.doorbell import Listener, Ringer
+from hypervisor.vcpu.process.address_space import SharedPages
+from hypervisor.vcpu.process.connection import Connection, connect
 from hypervisor.vcpu.process.event_page import VCPU_INFO_BYTES, EventPage
 from hypervisor.vcpu.process.idling import Idling
-from hypervisor.vcpu.process.listening import Listening, Routes, mapped
-from hypervisor.vcpu.process.wire import (
-    MAX_PFNS,
-    REQUEST,
-    Change,
-    ChangeKind,
-    ChannelBroken,
-    RequestKind,
-    ShareResult,
-    receive_packet,
-)
+from hypervisor.vcpu.process.wire import MAX_PFNS, Change, RequestKind, ShareResult
 
 WORD_BYTES: Final = 4
 
@@ -44,23 +30,20 @@ _SEND: Final = (EVTCHNOP_send,)
 
 
 class ProcessPlatform:
-    """Made of the channel, the hypervisor's bell, the one that it hears, and the machine's clock (CLOCK_MONOTONIC
-    when system time was 0). The constructor asks for the memory and maps it. idling: for the event loop.
+    """Made of the connection and the machine's clock (CLOCK_MONOTONIC when system time was 0). The constructor
+    asks for the memory and maps it. idling: for the event loop.
     """
 
-    def __init__(self, channel: socket.socket, bell: Listener, to_hypervisor: Ringer, origin_ns: int) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection, origin_ns: int) -> None:
+        self._connection = connection
         self._origin_ns = origin_ns
-        self._space = AddressSpace()
-        self.memory = SharedPages(self._space, self._share, self._reclaim)
-        self._listening = Listening(bell)
-        self._routes = Routes(to_hypervisor)
+        self.memory = SharedPages(connection.space, self._share, self._reclaim)
         self._events: EventPage | None = None
         self._parker: Parker | None = None
         self._blocked = False
-        self.idling = Idling(self._listening, self._look)
-        self._ask(RequestKind.SYNC)
-        self.nr_pages = self._space.count_from_zero()
+        self.idling = Idling(connection.listening, self._look)
+        connection.begin(self)
+        self.nr_pages = connection.space.count_from_zero()
 
     # What the kernel calls
 
@@ -75,12 +58,13 @@ class ProcessPlatform:
         """
         if number == HYPERVISOR_event_channel_op and args[:1] == _SEND and self._rings(args[1:2]):
             return 0
-        return self._enter(_HYPERCALL, number, args)
+        return self._connection.request(_HYPERCALL, number, args)
 
     def _rings(self, address: Sequence[int]) -> bool:
         """Whether the event needs no hypercall: neither its port nor an argument that is none."""
+        connection = self._connection
         try:
-            return not address[0] % WORD_BYTES and self._routes.send(self._space.word(address[0]))
+            return not address[0] % WORD_BYTES and connection.routes.send(connection.space.word(address[0]))
         except LookupError:
             return False
 
@@ -104,15 +88,8 @@ class ProcessPlatform:
         """Enter what has been rung into shared_info; whether an upcall is pending."""
         events = self._events
         assert events is not None  # SHARED_INFO is among the first changes
-        for port in self._listening.collect():
+        for port in self._connection.collect():
             events.set_pending(port)
-        hypervisor = self._listening.hypervisor
-        if hypervisor.wants_sync:
-            self._listening.put_back()
-            hypervisor.synced()
-            self._ask(RequestKind.SYNC)
-            for port in self._listening.collect():
-                events.set_pending(port)
         return events.upcall_pending
 
     def _look(self) -> bool:
@@ -122,7 +99,7 @@ class ProcessPlatform:
         self._parker.unpark()
         return True
 
-    # The channel
+    # Sharing
 
     def _share(self, domid: int, pfns: Sequence[int], readonly: bool) -> ShareResult:
         """Raises OSError: the hypervisor refused."""
@@ -140,69 +117,38 @@ class ProcessPlatform:
             raise OSError(-result, f"{count} pages from pfn {pfn:#x} cannot be taken back")
 
     def _ask(self, kind: RequestKind, args: Sequence[int] = (), pfns: Sequence[int] = ()) -> int:
-        return self._enter(int(kind), 0, args, b"".join(pfn.to_bytes(8, "little") for pfn in pfns))
+        return self._connection.request(
+            int(kind), 0, args, b"".join(pfn.to_bytes(8, "little") for pfn in pfns)
+        )
 
-    def _enter(self, kind: int, number: int, args: Sequence[int], payload: bytes = b"") -> int:
-        channel = self._channel
-        six = (*args, 0, 0, 0, 0, 0, 0)[:6]
-        events = self._events
-        received, upcalls = (events.received, events.upcalls) if events is not None else (0, 0)
-        try:
-            channel.send(REQUEST.pack(kind, number, *six, self._routes.sent, received, upcalls) + payload)
-            more = True
-            while more:
-                result, more, changes = receive_packet(channel)
-                for change in changes:
-                    self._apply(change)
-        except (ChannelBroken, OSError) as error:
-            _halt(error)
-        return result
+    # What the hypervisor changes
 
-    def _apply(self, change: Change) -> None:
-        kind, gpfn, pages, number, offset, fds = change
-        if kind is ChangeKind.MAP_PAGE:
-            self._space.map_page(gpfn, fds[0], writable=bool(pages))
-        elif kind is ChangeKind.UNMAP:
-            self._space.unmap(gpfn, pages)
-        elif kind is ChangeKind.MOVE_PAGE:
-            self._space.move_page(gpfn, fds[0])
-        elif kind is ChangeKind.MAP_RAM:
-            self._space.map_ram(gpfn, pages, number, offset)
-        elif kind is ChangeKind.EXTENT:
-            self._space.add_extent(number, fds[0])
-        elif kind is ChangeKind.DROP_EXTENT:
-            self._space.drop_extent(number)
-        elif kind is ChangeKind.SHARED_INFO:
-            self._events = EventPage(self._space.own_page(number, offset))
-        elif kind is ChangeKind.VCPU_INFO:
-            assert self._events is not None
-            self._events.place_info(self._space.page(gpfn)[offset : offset + VCPU_INFO_BYTES])
-        elif kind is ChangeKind.RING:
-            self._routes.ring(change)
-        elif kind is ChangeKind.SILENCE:
-            self._routes.silence(change)
-        elif kind is ChangeKind.LISTEN:
-            self._listening.listen(change)
-        else:
-            self._listening.go_deaf(change)
+    @property
+    def received(self) -> int:
+        """Events that were entered."""
+        return self._events.received if self._events is not None else 0
 
+    @property
+    def upcalls(self) -> int:
+        """How often that has raised an upcall."""
+        return self._events.upcalls if self._events is not None else 0
 
-def _halt(error: Exception) -> NoReturn:
-    """The machine is broken: its hypervisor is gone, or some of its memory is not there. A program that caught this
-    would go on without.
-    """
-    with suppress(OSError):
-        sys.stdout.flush()
-        print(f"the machine halts: {error}", file=sys.stderr, flush=True)
-    os._exit(1)
+    def place_shared_info(self, page: memoryview) -> None:
+        """shared_info lies there."""
+        self._events = EventPage(page)
+
+    def place_vcpu_info(self, page: memoryview, offset: int) -> None:
+        """vcpu_info lies in this page from now on."""
+        assert self._events is not None
+        self._events.place_info(page[offset : offset + VCPU_INFO_BYTES])
+
+    def appeared(self, change: Change) -> None:
+        """The kernel looks at pages when it needs them."""
+
+    def vanished(self, gpfn: int, count: int) -> None:
+        """It has given them up itself."""
 
 
 def attach(fds: Sequence[int], origin_ns: int) -> ProcessPlatform:
-    """The platform of this process, made of what the hypervisor handed to it: the channel, and memory and
-    pipe of its bell and of the one that it rings.
-    """
-    channel_fd, memory, listener_pipe, other_memory, sender_pipe = fds
-    channel = socket.socket(fileno=channel_fd)
-    channel.setblocking(True)
-    bell = Listener(mapped(memory), listener_pipe, None)
-    return ProcessPlatform(channel, bell, Ringer(mapped(other_memory), sender_pipe), origin_ns)
+    """The platform of this process, made of what the hypervisor handed to it."""
+    return ProcessPlatform(connect(fds), origin_ns)

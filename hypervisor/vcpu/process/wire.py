@@ -90,7 +90,7 @@ MAX_CHANGES: Final = 96
 MAX_DESCRIPTORS: Final = 192
 """in one packet; Linux passes at most 253 (SCM_MAX_FD)"""
 
-REQUEST: Final = Codec("<QQ6Q3Q")
+REQUEST: Final = Codec("<QQ6Q3QQQ")
 REPLY: Final = Codec("<qII")
 CHANGE: Final = Codec("<IIQQQ")
 MAX_REQUEST_BYTES: Final = REQUEST.size + 8 * MAX_PFNS
@@ -100,7 +100,8 @@ _FD_SPACE: Final = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
 
 class Request(NamedTuple):
     """A decoded request. counted: events that the vCPU has sent and taken so far without hypercalls, and
-    upcalls that it has raised for them.
+    upcalls that it has raised for them. root: MFN of the page table by which a native domain's addresses are
+    meant; 0: they are guest-physical ones. vcpu: which of the domain's asks.
     """
 
     kind: RequestKind
@@ -108,6 +109,8 @@ class Request(NamedTuple):
     args: tuple[int, ...]
     counted: tuple[int, int, int]
     pfns: tuple[int, ...]
+    root: int = 0
+    vcpu: int = 0
 
 
 class Change(NamedTuple):
@@ -142,7 +145,9 @@ def decode_request(data: bytes) -> Request:
     if kind not in _KINDS:
         raise ChannelBroken(f"a request of kind {kind}, expected 1 to {len(_KINDS)}")
     pfns = tuple(memoryview(data)[REQUEST.size :].cast("Q")) if size else ()
-    return Request(_KINDS[kind], number, tuple(args[:6]), (args[6], args[7], args[8]), pfns)
+    return Request(
+        _KINDS[kind], number, tuple(args[:6]), (args[6], args[7], args[8]), pfns, args[9], args[10]
+    )
 
 
 _KINDS: Final = {int(kind): kind for kind in RequestKind}

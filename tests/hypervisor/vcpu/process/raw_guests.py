@@ -29,6 +29,7 @@ from hypervisor.abi.xen import __HYPERVISOR_multicall as MULTICALL
 from hypervisor.abi.xen import __HYPERVISOR_sched_op as SCHED_OP
 from hypervisor.abi.xen import __HYPERVISOR_xen_version as XEN_VERSION
 from hypervisor.abi.xen import multicall_entry
+from hypervisor.vcpu.process.connection import Connection
 from hypervisor.vcpu.process.doorbell import Listener, Ringer
 from hypervisor.vcpu.process.event_page import EventPage
 from hypervisor.vcpu.process.idling import run
@@ -50,7 +51,7 @@ def request(
     kind: int, number: int = 0, args: Sequence[int] = (), counted: Sequence[int] = (0, 0, 0)
 ) -> bytes:
     """A packet with a request."""
-    return REQUEST.pack(kind, number, *(*args, 0, 0, 0, 0, 0, 0)[:6], *counted)
+    return REQUEST.pack(kind, number, *(*args, 0, 0, 0, 0, 0, 0)[:6], *counted, 0, 0)
 
 
 def ask(channel: socket.socket, packet: bytes) -> int:
@@ -181,7 +182,7 @@ def have_no_descriptors(payload: bytes, fds: list[int]) -> None:
             os.dup(0)
     os.close(63)  # for epoll
     with contextlib.suppress(Exception):
-        ProcessPlatform(channel, bell, ringer, 0)
+        ProcessPlatform(Connection(channel, bell, ringer), 0)
     print("it has gone on")
 
 
@@ -247,7 +248,7 @@ def ask_for_anything(payload: bytes, fds: list[int]) -> None:
 def ring_all(payload: bytes, fds: list[int]) -> None:
     """All ports of the hypervisor's bell, over and over."""
     platform = attach(fds, 0)
-    ringer = platform._routes._to_hypervisor
+    ringer = platform._connection.routes._to_hypervisor
     word = count(platform)
     while True:
         for port in range(4096):

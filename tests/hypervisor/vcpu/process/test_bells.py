@@ -86,7 +86,7 @@ def test_an_event_that_is_rung_before_its_channel_is_known(two: Two) -> None:
     two.settle()
     one_port, other_port = two.link()
     assert send(two.other, two.second, other_port) == 0
-    assert two.first.platform._listening._all[1].bound == {1}
+    assert two.first.platform._connection.listening._all[1].bound == {1}
     two.first.take()
     assert two.is_pending(two.one, one_port)
 
@@ -110,7 +110,7 @@ def test_a_bell_that_is_told_while_its_listener_falls_asleep_wakes_it(two: Two) 
 
     with patch.object(idling.listening, "fall_asleep", link_at_the_last_moment):
         assert not idling.before_blocking(None)  # it asks, and learns of the bell, within
-    assert len(two.first.platform._listening._all) == 2
+    assert len(two.first.platform._connection.listening._all) == 2
     assert not select.select([idling.listening], [], [], 0)[0]
     assert send(two.other, two.second, other_port) == 0
     assert select.select([idling.listening], [], [], 0)[0]
@@ -177,7 +177,9 @@ def test_a_process_rings_for_no_port_of_others(two: Two) -> None:
     bind_interdomain(two.keeper, None, two.one.domid, stranger)
     two.settle()
     (ringer,) = (
-        route[0] for route in two.second.platform._routes._routes.values() if route[0].memory is not None
+        route[0]
+        for route in two.second.platform._connection.routes._routes.values()
+        if route[0].memory is not None
     )
     for port in range(PAGE_SIZE):
         ringer.ring(port)
@@ -303,7 +305,7 @@ def test_a_process_is_asked_to_look_before_anybody_can_ring(two: Two) -> None:
     route = two.second.changes.bells.route
 
     def watched(*args: Any) -> None:
-        asked.append(two.first.platform._listening.hypervisor.wants_sync)
+        asked.append(two.first.platform._connection.listening.hypervisor.wants_sync)
         route(*args)
 
     with patch.object(two.second.changes.bells, "route", watched):

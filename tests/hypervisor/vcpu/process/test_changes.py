@@ -156,14 +156,14 @@ class ChannelsMachine(RuleBasedStateMachine):
             guest.domain.events.bits.clear_pending(channel)
 
     def check_routes(self, number: int, wired: Wired) -> None:
-        routes = wired.platform._routes._routes
+        routes = wired.platform._connection.routes._routes
         linked = {channel.port: channel for channel in self.guests[number].domain.events.links()}
         assert routes.keys() == linked.keys()
         for port, channel in linked.items():
             assert channel.state is ChannelState.INTERDOMAIN
             assert channel.peer is not None
             ringer, far_port = routes[port]
-            if ringer is wired.platform._routes._to_hypervisor:
+            if ringer is wired.platform._connection.routes._to_hypervisor:
                 assert far_port == port
             else:
                 assert far_port == channel.peer.port
@@ -177,7 +177,7 @@ class ChannelsMachine(RuleBasedStateMachine):
         try:
             (bound,) = (
                 listener.bound
-                for listener in wired.platform._listening._all
+                for listener in wired.platform._connection.listening._all
                 if listener.memory.header[100] and listener.bound is not None
             )
         finally:

@@ -90,10 +90,10 @@ async def test_one_that_somebody_kills_was_killed() -> None:
     [
         (b"x", "a request of 1 bytes"),
         (bytes(REQUEST.size), "a request of kind 0"),
-        (REQUEST.pack(9, *[0] * 10), "a request of kind 9"),
-        (REQUEST.pack(1, *[0] * 10) + b"x" * 7, "bytes, expected"),
-        (REQUEST.pack(2, *[0] * 10) + bytes(8 * MAX_PFNS + 8), f"at most {MAX_PFNS} PFNs"),
-        (REQUEST.pack(2, *[0] * 10) + bytes(100_000), f"at most {MAX_PFNS} PFNs"),
+        (REQUEST.pack(9, *[0] * 12), "a request of kind 9"),
+        (REQUEST.pack(1, *[0] * 12) + b"x" * 7, "bytes, expected"),
+        (REQUEST.pack(2, *[0] * 12) + bytes(8 * MAX_PFNS + 8), f"at most {MAX_PFNS} PFNs"),
+        (REQUEST.pack(2, *[0] * 12) + bytes(100_000), f"at most {MAX_PFNS} PFNs"),
     ],
 )
 async def test_garbage_ends_its_sender(garbage: bytes, why: str) -> None:

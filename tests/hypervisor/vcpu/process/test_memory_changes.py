@@ -130,7 +130,7 @@ class PagesMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_has_memory_of_others(self) -> None:
         for process, wired in enumerate(self.wired):
-            told = {os.fstat(fd).st_ino for fd in wired.platform._space._extents.values()}
+            told = {os.fstat(fd).st_ino for fd in wired.platform._connection.space._extents.values()}
             for guest in (self.keeper, *self.guests[:process], *self.guests[process + 1 :], *self.others):
                 assert not told & {os.fstat(extent.fd).st_ino for extent in guest.domain.reservation.extents}
 
@@ -139,7 +139,10 @@ class PagesMachine(RuleBasedStateMachine):
         for guest, wired in zip(self.guests, self.wired):
             if wired.is_settled:
                 wired.take()
-                assert len(wired.platform._space._extents) <= len(guest.domain.reservation.extents) + 1
+                assert (
+                    len(wired.platform._connection.space._extents)
+                    <= len(guest.domain.reservation.extents) + 1
+                )
 
 
 TestPages = PagesMachine.TestCase
@@ -166,10 +169,10 @@ def test_an_extent_that_is_gone_before_it_is_told_is_not(lone: Wired) -> None:
     domain.reservation.give_up(mfn, count)
     victim = Guest(domain.machine, pages=EXTENT_FRAMES - 2)
     assert mfn in range(*_bounds(victim.domain.reservation.extents[0]))
-    before = set(lone.platform._space._extents)
+    before = set(lone.platform._connection.space._extents)
     lone.take()
     assert lone.is_settled
-    assert set(lone.platform._space._extents) == before
+    assert set(lone.platform._connection.space._extents) == before
     with pytest.raises(PageNotPresent):
         lone.platform.memory.page(0x100)
     assert victim_frame == domain.memory.mfn(0)
@@ -190,7 +193,7 @@ def test_extents_that_come_and_go_leave_nothing(lone: Wired) -> None:
         mfn, count = domain.memory.remove_ram(0x100, EXTENT_FRAMES)
         domain.reservation.give_up(mfn, count)
         lone.take()
-    assert len(lone.changes.memory._extents) == len(lone.platform._space._extents) == known
+    assert len(lone.changes.memory._extents) == len(lone.platform._connection.space._extents) == known
     assert len(os.listdir("/proc/self/fd")) == files
 
 
@@ -215,7 +218,7 @@ def test_what_comes_while_an_answer_is_sent_waits_for_the_next(lone: Wired) -> N
     lone.domain.populate(0x200, 1)
     assert not changes.left
     assert changes
-    bell = lone.platform._listening.hypervisor
+    bell = lone.platform._connection.listening.hypervisor
     bell.synced()
     changes.asked = True
     lone.domain.populate(0x300, 1)

@@ -61,16 +61,23 @@ def a_file() -> int:
     U64,
     st.tuples(*[U64] * 6),
     st.tuples(U64, U64, U64),
+    st.tuples(U64, U64),
     st.lists(U64, max_size=MAX_PFNS),
 )
-def test_requests_arrive_as_they_were_made(
-    kind: RequestKind, number: int, args: tuple[int, ...], counted: tuple[int, ...], pfns: list[int]
+def test_requests_arrive_as_they_were_made(  # noqa: PLR0917
+    kind: RequestKind,
+    number: int,
+    args: tuple[int, ...],
+    counted: tuple[int, ...],
+    context: tuple[int, int],
+    pfns: list[int],
 ) -> None:
-    packet = REQUEST.pack(kind, number, *args, *counted)
+    packet = REQUEST.pack(kind, number, *args, *counted, *context)
     packet += b"".join(pfn.to_bytes(8, "little") for pfn in pfns)
     request = decode_request(packet)
     assert (request.kind, request.number, request.args) == (kind, number, args)
     assert (request.counted, request.pfns) == (counted, tuple(pfns))
+    assert (request.root, request.vcpu) == context
 
 
 @given(st.binary(max_size=REQUEST.size + 8 * MAX_PFNS + 16))
@@ -90,10 +97,10 @@ def test_garbage_is_refused_or_means_something(data: bytes) -> None:
     [
         (b"", "a request of 0 bytes"),
         (bytes(REQUEST.size - 1), f"a request of {REQUEST.size - 1} bytes, expected {REQUEST.size}"),
-        (REQUEST.pack(1, *[0] * 10) + b"x", f"a request of {REQUEST.size + 1} bytes"),
-        (REQUEST.pack(4, *[0] * 10) + bytes(8 * MAX_PFNS + 8), "at most 512 PFNs"),
-        (REQUEST.pack(0, *[0] * 10), "a request of kind 0, expected 1 to 4"),
-        (REQUEST.pack(2**64 - 1, *[0] * 10), "expected 1 to 4"),
+        (REQUEST.pack(1, *[0] * 12) + b"x", f"a request of {REQUEST.size + 1} bytes"),
+        (REQUEST.pack(4, *[0] * 12) + bytes(8 * MAX_PFNS + 8), "at most 512 PFNs"),
+        (REQUEST.pack(0, *[0] * 12), "a request of kind 0, expected 1 to 4"),
+        (REQUEST.pack(2**64 - 1, *[0] * 12), "expected 1 to 4"),
     ],
 )
 def test_what_is_wrong_is_named(data: bytes, why: str) -> None:

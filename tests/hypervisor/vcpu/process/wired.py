@@ -28,6 +28,7 @@ from hypervisor.page_sharing import Importer, reclaim_pages, share_pages
 from hypervisor.vcpu.process.address_space import ADDRESS_BITS
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.changes import Changes
+from hypervisor.vcpu.process.connection import Connection
 from hypervisor.vcpu.process.doorbell import Listener, Ringer
 from hypervisor.vcpu.process.ends import Ends
 from hypervisor.vcpu.process.execution import _reply
@@ -72,7 +73,7 @@ class Wired:
         self._channel = Served(fileno=channel)
         self._channel.wired = self
         bell, ringer = Listener(mapped(memory), pipe, None), Ringer(mapped(other_memory), other_pipe)
-        self.platform = ProcessPlatform(self._channel, bell, ringer, 0)
+        self.platform = ProcessPlatform(Connection(self._channel, bell, ringer), 0)
 
     # The hypervisor's side
 
@@ -141,15 +142,15 @@ class Wired:
         self._bells.remove(self.domain)
         self.changes.close()
         self._channel.close()
-        listening, routes = self.platform._listening, self.platform._routes
+        listening, routes = self.platform._connection.listening, self.platform._connection.routes
         listening._pipes.close()
         for listener in listening._listeners.values():
             listener.close()
         for ringer in routes._ringers.values():
             ringer.close()
-        for fd in self.platform._space._extents.values():
+        for fd in self.platform._connection.space._extents.values():
             os.close(fd)
-        unmap(self.platform._space._base, 1 << ADDRESS_BITS)
+        unmap(self.platform._connection.space._base, 1 << ADDRESS_BITS)
         self.ends.__exit__()
 
 
