@@ -30,6 +30,7 @@ COMPLETE = {
     "vcpu.h": "VCPUOP_|RUNSTATE_",
     "version.h": "XENVER_|XEN_.*_LEN$",
     "features.h": "XENFEAT_",
+    "elfnote.h": "XEN_ELFNOTE_(?!CRASH|DUMPCORE)",
     "physdev.h": "PHYSDEVOP_",
     "callback.h": "CALLBACKOP_|CALLBACKTYPE_",
     "domctl.h": "XEN_DOMCTL_([a-z]|CDF_|PFINFO_)|XEN_DOMINF_",
