@@ -54,7 +54,7 @@ def console_io(caller: Vcpu, operation: int, count: int, buffer: int) -> int | C
     if operation != CONSOLEIO_write:
         return 0
     domain = caller.domain
-    data = domain.memory.read(buffer, min(count, BYTES_PER_SLICE))
+    data = caller.access.read(buffer, min(count, BYTES_PER_SLICE))
     size = len(data)
     if not domain.privileged:
         data = data.translate(None, _NOT_PRINTABLE)

@@ -9,12 +9,14 @@ from hypervisor.abi.sched import SHUTDOWN_crash
 from hypervisor.abi.xen import VIRQ_DOM_EXC
 from hypervisor.console_io import ConsoleAllowance
 from hypervisor.counters import Counters
-from hypervisor.errors import InvalidArgument, XenError
+from hypervisor.errors import BadGpfn, InvalidArgument, XenError
 from hypervisor.event_channels import EventChannels
 from hypervisor.extent import PAGE_SIZE
 from hypervisor.grant_table import GrantTable
-from hypervisor.guest_memory import GuestMemory
+from hypervisor.guest_memory import GuestMemory, PageKind
 from hypervisor.lifecycle import Life, LifeEvent, Status, next_life
+from hypervisor.pv.layout import ARGUMENT_MFN, MFN_END, RAM_FIRST, SHARED_INFO_MFN
+from hypervisor.pv.ledger import Ledger
 from hypervisor.reservation import Reservation
 from hypervisor.vcpu.state import VCPU_INFO_SIZE, Vcpu
 from hypervisor.watchdogs import Watchdogs
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LEGACY_MAX_VCPUS: Final = 32  # XEN_LEGACY_MAX_VCPUS: so many have their vcpu_info in shared_info
 MAX_PAUSES: Final = 255
+NO_LIMIT: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,12 @@ class Traits:
     max_grant_frames: int = 64
     max_maptrack_frames: int = 1024
     handle: bytes = bytes(16)
+    pv: bool = False  # a native kernel that brings its own page tables; otherwise an auto-translated guest
 
 
 class Domain:
     """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its
-    vCPUs may run.
+    vCPUs may run. `ledger`: of a native domain, what its process and this core tell each other of its frames.
     """
 
     def __init__(
@@ -66,12 +70,17 @@ class Domain:
         self.watchdogs = Watchdogs(self)
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)
         self.memory = GuestMemory(machine.frames, domid)
+        self.ledger: Ledger | None = None
         try:
             self.shared_info_mfn = self.reservation.allocate(1, special=True)[0].mfn
             self.shared_info = machine.frames.view(self.shared_info_mfn)
+            if traits.pv:
+                self.ledger = Ledger(domid)
+                self._place_special_frames()
             self.events = EventChannels(self, traits.max_event_port)
             self.grants = GrantTable(self)
         except XenError:
+            self.memory.relinquish(NO_LIMIT)
             self.reservation.cancel()
             raise
 
@@ -102,10 +111,20 @@ class Domain:
 
     def populate(self, gpfn: int, count: int) -> None:
         """Give it `count` zeroed frames of RAM from `gpfn` on. BadGpfn, OutOfMemory: nothing has changed."""
+        if self.traits.pv and not RAM_FIRST <= gpfn <= MFN_END - count:
+            raise BadGpfn(
+                self.domid, gpfn, f"outside the machine frames of a native domain: {count} from there"
+            )
         self.memory.check_vacant(gpfn, count)
         for run in self.reservation.allocate(count):
             self.memory.add_ram(gpfn, run.mfn, run.count)
             gpfn += run.count
+
+    def _place_special_frames(self) -> None:
+        """A native guest asks for nothing to be mapped: what is the hypervisor's has its place from the start."""
+        self.memory.map_foreign(SHARED_INFO_MFN, self.shared_info_mfn, True, PageKind.SPECIAL)
+        argument_mfn = self.reservation.allocate(1, special=True)[0].mfn
+        self.memory.map_foreign(ARGUMENT_MFN, argument_mfn, True, PageKind.PRIVATE)
 
     # vCPUs
 
@@ -212,6 +231,8 @@ class Domain:
         for vcpu in self.vcpus:
             vcpu.place_info(memoryview(bytearray(VCPU_INFO_SIZE)), None)
         self.grants.let_go()
+        if self.ledger is not None:
+            self.ledger.close()
 
     def _cancel_timers(self) -> None:
         self.watchdogs.cancel_all()

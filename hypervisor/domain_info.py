@@ -40,7 +40,7 @@ def domain_info(domain: Domain) -> abi.xen_domctl_getdomaininfo:
 
 def _flags(domain: Domain) -> int:
     online = [vcpu for vcpu in domain.vcpus if vcpu.online]
-    flags = abi.XEN_DOMINF_hvm_guest | abi.XEN_DOMINF_hap
+    flags = 0 if domain.traits.pv else abi.XEN_DOMINF_hvm_guest | abi.XEN_DOMINF_hap
     if online and all(vcpu.waits for vcpu in online):
         flags |= abi.XEN_DOMINF_blocked
     if any(vcpu.runstate == RUNSTATE_running for vcpu in online):

@@ -21,6 +21,7 @@ from hypervisor.domain import Domain, Traits
 from hypervisor.domain_info import domain_info
 from hypervisor.errors import InvalidArgument, NoSuchDomain, Unsupported, WrongInterface
 from hypervisor.extent import PAGE_SHIFT
+from hypervisor.vcpu_context import get_context, set_context
 
 if TYPE_CHECKING:
     from hypervisor.machine import Machine
@@ -30,44 +31,45 @@ MAX_VCPUS: Final = 128  # HVM_MAX_VCPUS
 MAX_GRANT_FRAMES: Final = 64  # gnttab_max_frames
 MAX_MAPTRACK_FRAMES: Final = 1024  # gnttab_max_maptrack_frames
 PAGES_LIMIT: Final = 0xFFFF_FFFF  # max_pages is 32 bits wide
+NATIVE: Final = 0
 TRANSLATED: Final = abi.XEN_DOMCTL_CDF_hvm | abi.XEN_DOMCTL_CDF_hap
 HARMLESS: Final = abi.XEN_DOMCTL_CDF_s3_integrity | abi.XEN_DOMCTL_CDF_oos_off
 
 
 def domctl(caller: Vcpu, arg: int) -> int | Continuation:
     """The hypercall: `arg` is the guest address of a xen_domctl."""
-    memory = caller.domain.memory
+    memory = caller.access
     request = memory.read_struct(abi.xen_domctl, arg)
     if request.interface_version != abi.XEN_DOMCTL_INTERFACE_VERSION:
         raise WrongInterface("domctl", request.interface_version, abi.XEN_DOMCTL_INTERFACE_VERSION)
     answer = _ANSWERS.get(request.cmd)
     if answer is not None:
         memory.check_writable(arg, abi.xen_domctl.size)
-        answer(caller.domain, request)
+        answer(caller, request)
         memory.write_struct(arg, request)
         return 0
     action = _ACTIONS.get(request.cmd)
     if action is None:
         raise Unsupported(f"domctl {request.cmd}")
-    done = action(caller.domain, caller.domain.machine.domain(request.domain), request)
+    done = action(caller, caller.domain.machine.domain(request.domain), request)
     return 0 if done else Continuation(domctl_number, (arg,))
 
 
 # Making
 
 
-def _createdomain(caller: Domain, request: abi.xen_domctl) -> None:
+def _createdomain(caller: Vcpu, request: abi.xen_domctl) -> None:
     wanted = request.domain if 0 < request.domain < DOMID_FIRST_RESERVED else None
-    domain = caller.machine.create_domain(_traits(request.u.createdomain), domid=wanted)
+    domain = caller.domain.machine.create_domain(_traits(request.u.createdomain), domid=wanted)
     request.domain = domain.domid
 
 
 def _traits(config: abi.xen_domctl_createdomain) -> Traits:
     """What the toolstack asks for, if there is such a thing. Negative limits ask for the default."""
-    if config.flags & ~HARMLESS != TRANSLATED:
-        raise InvalidArgument(
-            "flags", config.flags, f"{TRANSLATED:#x}: hvm and hap, an auto-translated guest"
-        )
+    flags = config.flags & ~HARMLESS
+    if flags not in (NATIVE, TRANSLATED):
+        wanted = f"{TRANSLATED:#x}: hvm and hap, an auto-translated guest; or {NATIVE:#x}: a native one"
+        raise InvalidArgument("flags", config.flags, wanted)
     _check("max_vcpus", config.max_vcpus, 1, MAX_VCPUS)
     _check("grant_opts", config.grant_opts, 0, abi.XEN_DOMCTL_GRANT_version_mask)
     for name in ("iommu_opts", "vmtrace_size", "cpupool_id"):
@@ -78,6 +80,7 @@ def _traits(config: abi.xen_domctl_createdomain) -> Traits:
         max_grant_frames=_limit("max_grant_frames", config.max_grant_frames, 1, MAX_GRANT_FRAMES),
         max_maptrack_frames=_limit("max_maptrack_frames", config.max_maptrack_frames, 0, MAX_MAPTRACK_FRAMES),
         handle=config.handle,
+        pv=flags == NATIVE,
     )
 
 
@@ -96,9 +99,9 @@ def _check(name: str, value: int, least: int, most: int) -> None:
 # Watching
 
 
-def _getdomaininfo(caller: Domain, request: abi.xen_domctl) -> None:
+def _getdomaininfo(caller: Vcpu, request: abi.xen_domctl) -> None:
     """Of the domain with this id, or of the next one above it, so that a toolstack can walk all domains."""
-    info = domain_info(_at_or_above(caller.machine, request.domain))
+    info = domain_info(_at_or_above(caller.domain.machine, request.domain))
     request.domain = info.domain
     request.u.getdomaininfo = info
 
@@ -115,8 +118,8 @@ def _at_or_above(machine: Machine, domid: int) -> Domain:
     return domain
 
 
-def _getvcpuinfo(caller: Domain, request: abi.xen_domctl) -> None:
-    domain = caller.machine.domain(request.domain)
+def _getvcpuinfo(caller: Vcpu, request: abi.xen_domctl) -> None:
+    domain = caller.domain.machine.domain(request.domain)
     info = request.u.getvcpuinfo
     _check("vcpu", info.vcpu, 0, domain.traits.max_vcpus - 1)
     if info.vcpu >= len(domain.vcpus):
@@ -125,41 +128,41 @@ def _getvcpuinfo(caller: Domain, request: abi.xen_domctl) -> None:
     info.online = vcpu.online
     info.blocked = vcpu.waits
     info.running = vcpu.runstate == RUNSTATE_running
-    info.cpu_time = vcpu.running_ns(caller.machine.host.now_ns())
+    info.cpu_time = vcpu.running_ns(caller.domain.machine.host.now_ns())
     info.cpu = 0
 
 
 # Acting; True: it is done
 
 
-def _not_self(caller: Domain, domain: Domain) -> None:
-    if caller is domain:
+def _not_self(caller: Vcpu, domain: Domain) -> None:
+    if caller.domain is domain:
         raise InvalidArgument("domain", domain.domid, "another than the caller")
 
 
-def _destroydomain(caller: Domain, domain: Domain, _request: abi.xen_domctl) -> bool:
+def _destroydomain(caller: Vcpu, domain: Domain, _request: abi.xen_domctl) -> bool:
     _not_self(caller, domain)
     return domain.kill(SLICE_STEPS)
 
 
-def _pausedomain(caller: Domain, domain: Domain, _request: abi.xen_domctl) -> bool:
+def _pausedomain(caller: Vcpu, domain: Domain, _request: abi.xen_domctl) -> bool:
     _not_self(caller, domain)
     domain.pause()
     return True
 
 
-def _unpausedomain(_caller: Domain, domain: Domain, _request: abi.xen_domctl) -> bool:
+def _unpausedomain(_caller: Vcpu, domain: Domain, _request: abi.xen_domctl) -> bool:
     domain.unpause()
     return True
 
 
-def _resumedomain(caller: Domain, domain: Domain, _request: abi.xen_domctl) -> bool:
+def _resumedomain(caller: Vcpu, domain: Domain, _request: abi.xen_domctl) -> bool:
     _not_self(caller, domain)
     domain.resume()
     return True
 
 
-def _max_vcpus(caller: Domain, domain: Domain, request: abi.xen_domctl) -> bool:
+def _max_vcpus(caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
     """Make the vCPUs; how many was decided when the domain was created."""
     _not_self(caller, domain)
     _check("max", request.u.max_vcpus.max, domain.traits.max_vcpus, domain.traits.max_vcpus)
@@ -167,18 +170,30 @@ def _max_vcpus(caller: Domain, domain: Domain, request: abi.xen_domctl) -> bool:
     return True
 
 
-def _max_mem(_caller: Domain, domain: Domain, request: abi.xen_domctl) -> bool:
+def _max_mem(_caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
     """The limit may be below what the domain has: then it gets no more until it is below."""
     domain.reservation.max_pages = min(request.u.max_mem.max_memkb >> (PAGE_SHIFT - 10), PAGES_LIMIT)
     return True
 
 
-def _setdomainhandle(_caller: Domain, domain: Domain, request: abi.xen_domctl) -> bool:
+def _setvcpucontext(caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
+    _not_self(caller, domain)
+    set_context(caller, domain, request.u.vcpucontext)
+    return True
+
+
+def _getvcpucontext(caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
+    _not_self(caller, domain)
+    get_context(caller, domain, request.u.vcpucontext)
+    return True
+
+
+def _setdomainhandle(_caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
     domain.handle = request.u.setdomainhandle.handle
     return True
 
 
-_ANSWERS: Final[Mapping[int, Callable[[Domain, abi.xen_domctl], None]]] = MappingProxyType(
+_ANSWERS: Final[Mapping[int, Callable[[Vcpu, abi.xen_domctl], None]]] = MappingProxyType(
     {
         abi.XEN_DOMCTL_createdomain: _createdomain,
         abi.XEN_DOMCTL_getdomaininfo: _getdomaininfo,
@@ -186,7 +201,7 @@ _ANSWERS: Final[Mapping[int, Callable[[Domain, abi.xen_domctl], None]]] = Mappin
     }
 )
 
-_ACTIONS: Final[Mapping[int, Callable[[Domain, Domain, abi.xen_domctl], bool]]] = MappingProxyType(
+_ACTIONS: Final[Mapping[int, Callable[[Vcpu, Domain, abi.xen_domctl], bool]]] = MappingProxyType(
     {
         abi.XEN_DOMCTL_destroydomain: _destroydomain,
         abi.XEN_DOMCTL_pausedomain: _pausedomain,
@@ -194,6 +209,8 @@ _ACTIONS: Final[Mapping[int, Callable[[Domain, Domain, abi.xen_domctl], bool]]] 
         abi.XEN_DOMCTL_resumedomain: _resumedomain,
         abi.XEN_DOMCTL_max_vcpus: _max_vcpus,
         abi.XEN_DOMCTL_max_mem: _max_mem,
+        abi.XEN_DOMCTL_setvcpucontext: _setvcpucontext,
+        abi.XEN_DOMCTL_getvcpucontext: _getvcpucontext,
         abi.XEN_DOMCTL_setdomainhandle: _setdomainhandle,
     }
 )

@@ -51,12 +51,12 @@ def event_channel_op(caller: Vcpu, operation: int, arg: int) -> int | Continuati
     """The hypercall: `arg` is the guest address of the operation's struct."""
     domain = caller.domain
     if operation == EVTCHNOP_send:
-        domain.events.send(domain.memory.read_u32(arg))
+        domain.events.send(caller.access.read_u32(arg))
         return 0
     handler = _OPERATIONS.get(operation)
     if handler is None:
         raise Unsupported(f"event_channel_op {operation}")
-    return handler(domain, arg)
+    return handler(caller, arg)
 
 
 def _target(domain: Domain, domid: int, what: str) -> Domain:
@@ -65,8 +65,8 @@ def _target(domain: Domain, domid: int, what: str) -> Domain:
     return target
 
 
-def _alloc_unbound(domain: Domain, arg: int) -> int:
-    memory = domain.memory
+def _alloc_unbound(caller: Vcpu, arg: int) -> int:
+    domain, memory = caller.domain, caller.access
     request = memory.read_struct(evtchn_alloc_unbound, arg)
     memory.check_writable(arg, evtchn_alloc_unbound.size)
     target = _target(domain, request.dom, "allocate an event channel of")
@@ -75,8 +75,8 @@ def _alloc_unbound(domain: Domain, arg: int) -> int:
     return 0
 
 
-def _bind_interdomain(domain: Domain, arg: int) -> int:
-    memory = domain.memory
+def _bind_interdomain(caller: Vcpu, arg: int) -> int:
+    domain, memory = caller.domain, caller.access
     request = memory.read_struct(evtchn_bind_interdomain, arg)
     memory.check_writable(arg, evtchn_bind_interdomain.size)
     remote = domain.machine.resolve(domain, request.remote_dom)
@@ -85,40 +85,40 @@ def _bind_interdomain(domain: Domain, arg: int) -> int:
     return 0
 
 
-def _bind_virq(domain: Domain, arg: int) -> int:
-    memory = domain.memory
+def _bind_virq(caller: Vcpu, arg: int) -> int:
+    domain, memory = caller.domain, caller.access
     request = memory.read_struct(evtchn_bind_virq, arg)
     memory.check_writable(arg, evtchn_bind_virq.size)
     memory.write_u32(arg + _BIND_VIRQ_PORT, domain.events.bind_virq(request.virq, request.vcpu))
     return 0
 
 
-def _bind_ipi(domain: Domain, arg: int) -> int:
-    memory = domain.memory
+def _bind_ipi(caller: Vcpu, arg: int) -> int:
+    domain, memory = caller.domain, caller.access
     request = memory.read_struct(evtchn_bind_ipi, arg)
     memory.check_writable(arg, evtchn_bind_ipi.size)
     memory.write_u32(arg + _BIND_IPI_PORT, domain.events.bind_ipi(request.vcpu))
     return 0
 
 
-def _bind_vcpu(domain: Domain, arg: int) -> int:
-    request = domain.memory.read_struct(evtchn_bind_vcpu, arg)
-    domain.events.bind_vcpu(request.port, request.vcpu)
+def _bind_vcpu(caller: Vcpu, arg: int) -> int:
+    request = caller.access.read_struct(evtchn_bind_vcpu, arg)
+    caller.domain.events.bind_vcpu(request.port, request.vcpu)
     return 0
 
 
-def _close(domain: Domain, arg: int) -> int:
-    domain.events.close(domain.memory.read_u32(arg))
+def _close(caller: Vcpu, arg: int) -> int:
+    caller.domain.events.close(caller.access.read_u32(arg))
     return 0
 
 
-def _unmask(domain: Domain, arg: int) -> int:
-    domain.events.unmask(domain.memory.read_u32(arg))
+def _unmask(caller: Vcpu, arg: int) -> int:
+    caller.domain.events.unmask(caller.access.read_u32(arg))
     return 0
 
 
-def _status(domain: Domain, arg: int) -> int:
-    memory = domain.memory
+def _status(caller: Vcpu, arg: int) -> int:
+    domain, memory = caller.domain, caller.access
     answer = memory.read_struct(evtchn_status, arg)
     target = _target(domain, answer.dom, "ask for an event channel of")
     status = target.events.status(answer.port)
@@ -135,8 +135,9 @@ def _status(domain: Domain, arg: int) -> int:
     return 0
 
 
-def _reset(domain: Domain, arg: int, *, resuming: bool = False) -> int | Continuation:
-    target = _target(domain, domain.memory.read_u16(arg), "reset the event channels of")
+def _reset(caller: Vcpu, arg: int, *, resuming: bool = False) -> int | Continuation:
+    domain = caller.domain
+    target = _target(domain, caller.access.read_u16(arg), "reset the event channels of")
     if target is not domain and not target.pause_count:
         raise InvalidArgument("domain to reset", target.domid, "a paused one")
     if target.events.reset(SLICE_STEPS, resuming=resuming):
@@ -144,11 +145,11 @@ def _reset(domain: Domain, arg: int, *, resuming: bool = False) -> int | Continu
     return Continuation(__HYPERVISOR_event_channel_op, (EVTCHNOP_reset_cont, arg))
 
 
-def _reset_cont(domain: Domain, arg: int) -> int | Continuation:
-    return _reset(domain, arg, resuming=True)
+def _reset_cont(caller: Vcpu, arg: int) -> int | Continuation:
+    return _reset(caller, arg, resuming=True)
 
 
-_OPERATIONS: Final[Mapping[int, Callable[[Domain, int], int | Continuation]]] = MappingProxyType(
+_OPERATIONS: Final[Mapping[int, Callable[[Vcpu, int], int | Continuation]]] = MappingProxyType(
     {
         EVTCHNOP_alloc_unbound: _alloc_unbound,
         EVTCHNOP_bind_interdomain: _bind_interdomain,

@@ -17,7 +17,7 @@ from hypervisor.abi.xen import __HYPERVISOR_grant_table_op
 from hypervisor.continuation import SLICE_STEPS, Continuation
 
 if TYPE_CHECKING:
-    from hypervisor.domain import Domain
+    from hypervisor.vcpu.state import Vcpu
 
 STATUS: Final[Mapping[int, bytes]] = MappingProxyType(
     {status: status.to_bytes(2, "little", signed=True) for status in range(GNTST_no_space, GNTST_okay + 1)}
@@ -39,10 +39,11 @@ class ArrayOperation(NamedTuple):
 
 
 def run(
-    caller: Domain, command: int, operation: ArrayOperation, address: int, count: int
+    caller: Vcpu, command: int, operation: ArrayOperation, address: int, count: int
 ) -> int | Continuation:
     """Execute `count` operations, those of a slice now. GuestFault if they are not all accessible."""
-    memory = caller.memory
+    memory = caller.access
+    domain = caller.domain
     slot, result_at, execute = operation
     taken = min(count, SLICE_STEPS)
     length = taken * slot.size
@@ -51,7 +52,7 @@ def run(
     write = memory.write
     at = address + result_at
     for arguments in slot.iter_unpack(slots):
-        write(at, execute(caller, *arguments))
+        write(at, execute(domain, *arguments))
         at += slot.size
     if taken < count:
         return Continuation(__HYPERVISOR_grant_table_op, (command, address + length, count - taken))

@@ -2,7 +2,8 @@
 
 Follows map_grant_ref and unmap_common of Xen 4.17 for auto-translated domains
 (xen/arch/x86/hvm/grant_table.c): the grant appears at a vacant guest frame of the mapper, host_addr's,
-whose low bits mean nothing; there are no device mappings, so dev_bus_addr is told and never asked for. An
+whose low bits mean nothing (for a native guest, whose process asks for it, one of the window for foreign
+frames); there are no device mappings, so dev_bus_addr is told and never asked for. An
 unmap must name the guest frame that its handle was given for: Xen is content with any mapping of the same
 frame, which lets a writable one outlive GTF_writing.
 """
@@ -27,6 +28,7 @@ from hypervisor.errors import BadFrame, BadGpfn, BadGrantReference, OutOfMemory
 from hypervisor.extent import PAGE_SHIFT
 from hypervisor.grant_batch import STATUS
 from hypervisor.maptrack import Mapping
+from hypervisor.pv.layout import FOREIGN_END, FOREIGN_FIRST
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -52,6 +54,8 @@ def map_grant_ref(mapper: Domain, host_addr: int, flags: int, reference: int, do
     granter = domain.grants
     readonly = bool(flags & GNTMAP_readonly)
     gpfn = host_addr >> PAGE_SHIFT
+    if mapper.traits.pv and not FOREIGN_FIRST <= gpfn < FOREIGN_END:
+        return STATUS[GNTST_general_error]
     try:
         pin = granter.pin(reference, mapper.domid, readonly=readonly)
     except BadGrantReference as refusal:

@@ -28,6 +28,7 @@ from hypervisor.grant_entries import GrantEntries
 from hypervisor.grant_pin import PIN_LIMIT, Pin
 from hypervisor.guest_memory import PageKind
 from hypervisor.maptrack import MapTrack
+from hypervisor.pv.layout import GRANT_TABLE_FIRST
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -40,7 +41,7 @@ MAX_MAPTRACK_FRAMES: Final = 1024
 
 class GrantTable:
     """The grant table of `domain`. `shared_mfns` are its shared frames in order; they belong to the domain
-    until it is buried.
+    until it is buried. A native guest, which maps them by itself, finds them from GRANT_TABLE_FIRST on.
     """
 
     def __init__(self, domain: Domain) -> None:
@@ -75,6 +76,9 @@ class GrantTable:
             return
         for run in self.domain.reservation.allocate(missing, special=True):
             for mfn in range(run.mfn, run.mfn + run.count):
+                if self.domain.traits.pv:
+                    place = GRANT_TABLE_FIRST + len(self.shared_mfns)
+                    self.domain.memory.map_foreign(place, mfn, True, PageKind.SPECIAL)
                 self.shared_mfns.append(mfn)
                 self.entries.add_frame(self.domain.machine.frames.view(mfn))
 

@@ -69,22 +69,22 @@ def grant_table_op(caller: Vcpu, command: int, address: int, count: int) -> int 
         raise InvalidArgument("command", command, f"at most {GNTTABOP_CMD_MASK}")
     operation = _ARRAYS.get(command)
     if operation is not None:
-        return run(caller.domain, command, operation, address, count)
+        return run(caller, command, operation, address, count)
     single = _SINGLES.get(command)
     if single is None:
         raise Unsupported(f"grant_table_op {command}")
-    return single(caller.domain, address, count)
+    return single(caller, address, count)
 
 
-def _setup_table(caller: Domain, address: int, count: int) -> int:
+def _setup_table(caller: Vcpu, address: int, count: int) -> int:
     """Grow a table and tell where its frames are in the guest: an auto-translated guest must have put them
     there (memory_op).
     """
     _check_single(count)
-    memory = caller.memory
+    memory = caller.access
     request = memory.read_struct(gnttab_setup_table, address)
     memory.check_writable(address, gnttab_setup_table.size)
-    status, table = _target(caller, request.dom)
+    status, table = _target(caller.domain, request.dom)
     if table is not None:
         try:
             table.grants.grow(request.nr_frames)
@@ -106,22 +106,22 @@ def _gpfns(domain: Domain, count: int) -> list[int]:
     return [INVALID_GPFN if gpfn is None else gpfn for gpfn in places]
 
 
-def _query_size(caller: Domain, address: int, count: int) -> int:
+def _query_size(caller: Vcpu, address: int, count: int) -> int:
     _check_single(count)
-    request = caller.memory.read_struct(gnttab_query_size, address)
-    request.status, domain = _target(caller, request.dom)
+    request = caller.access.read_struct(gnttab_query_size, address)
+    request.status, domain = _target(caller.domain, request.dom)
     if domain is not None:
         request.nr_frames = len(domain.grants.shared_mfns)
         request.max_nr_frames = domain.grants.max_frames
-    caller.memory.write_struct(address, request)
+    caller.access.write_struct(address, request)
     return 0
 
 
-def _set_version(caller: Domain, address: int, _count: int) -> int:
+def _set_version(caller: Vcpu, address: int, _count: int) -> int:
     """Only version 1 can be had; the struct says so whatever was asked for."""
-    request = caller.memory.read_struct(gnttab_set_version, address)
+    request = caller.access.read_struct(gnttab_set_version, address)
     wanted, request.version = request.version, VERSION
-    caller.memory.write_struct(address, request)
+    caller.access.write_struct(address, request)
     if wanted == 2:
         raise InvalidArgument("grant table version", wanted, "1", errno=XEN_ENOSYS)
     if wanted != VERSION:
@@ -129,11 +129,15 @@ def _set_version(caller: Domain, address: int, _count: int) -> int:
     return 0
 
 
-def _get_version(caller: Domain, address: int, _count: int) -> int:
-    request = caller.memory.read_struct(gnttab_get_version, address)
-    may_target(caller, caller.machine.resolve(caller, request.dom), "get the grant table version of")
+def _get_version(caller: Vcpu, address: int, _count: int) -> int:
+    request = caller.access.read_struct(gnttab_get_version, address)
+    may_target(
+        caller.domain,
+        caller.domain.machine.resolve(caller.domain, request.dom),
+        "get the grant table version of",
+    )
     request.version = VERSION
-    caller.memory.write_struct(address, request)
+    caller.access.write_struct(address, request)
     return 0
 
 
@@ -176,7 +180,7 @@ _ARRAYS: Final[Mapping[int, ArrayOperation]] = MappingProxyType(
     }
 )
 
-_SINGLES: Final[Mapping[int, Callable[[Domain, int, int], int]]] = MappingProxyType(
+_SINGLES: Final[Mapping[int, Callable[[Vcpu, int, int], int]]] = MappingProxyType(
     {
         GNTTABOP_setup_table: _setup_table,
         GNTTABOP_query_size: _query_size,

@@ -1,8 +1,8 @@
 """How handlers reach guest memory: by guest handles, in copies.
 
-What a handle means is the guest's kind: a guest-physical address of an auto-translated guest
-(guest_memory.py), a virtual one of a PV guest. Handlers use this interface alone. Whatever is not wholly
-mapped, or not writable where that is needed, is a GuestFault, and then nothing was written.
+What a handle means is the guest's kind: a guest-physical address of an auto-translated guest (guest_memory.py), a
+virtual one of a native guest (virtual_access.py). Handlers use this interface alone. Whatever is not wholly mapped,
+or not writable where that is needed, is a GuestFault, and then nothing was written.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ _U16, _U32, _U64 = Codec("<H"), Codec("<I"), Codec("<Q")
 
 
 class GuestAccess(ABC):
-    """Memory of one guest, by its own addresses. `version` changes whenever memory goes away from it."""
+    """Memory of one guest, by its own addresses."""
 
-    version: int
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """Changes whenever memory goes away from the guest."""
 
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:

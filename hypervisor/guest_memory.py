@@ -28,6 +28,7 @@ class PageKind(Enum):
     GRANT = "grant"  # put there and taken away by grant operations alone
     FOREIGN = "foreign"  # XENMAPSPACE_gmfn_foreign
     SPECIAL = "special"  # the domain's own shared_info or a grant frame
+    PRIVATE = "private"  # of a native domain's process; its guest can neither map it nor grant it
 
 
 class RamRun:
@@ -79,9 +80,10 @@ class GuestMemory(GuestAccess):
     `importer` is asked about each frame to be mapped but the domain's special ones; set it before the first.
     """
 
+    version = 0
+
     def __init__(self, frames: FrameTable, domid: int) -> None:
         self.domid = domid
-        self.version = 0
         self.journal: Journal | None = None
         self.importer: Importer | None = None
         self._frames = frames
@@ -176,6 +178,18 @@ class GuestMemory(GuestAccess):
         if page is not None:
             return page.view
         return self.span(gpfn, 1)
+
+    def ram_page(self, gpfn: int) -> memoryview | None:
+        """The 4096 bytes of a guest frame if it is ordinary RAM."""
+        run = self._recent
+        start = gpfn << PAGE_SHIFT
+        if not run.start <= start < run.end:
+            found = self._run_at(gpfn)
+            if found is None:
+                return None
+            self._recent = run = found
+        offset = start - run.start
+        return run.view[offset : offset + PAGE_SIZE]
 
     def span(self, gpfn: int, count: int) -> memoryview:
         """`count` guest frames as one view. BadGpfn if they are not RAM on consecutive machine frames."""

@@ -70,7 +70,7 @@ SET_ONCE: Final = frozenset(
 
 def hvm_op(caller: Vcpu, operation: int, arg: int) -> int:
     """The hypercall: `arg` is the guest address of a xen_hvm_param; the value that is read goes there."""
-    memory = caller.domain.memory
+    memory = caller.access
     request = memory.read_struct(xen_hvm_param, arg)
     if request.index >= params.HVM_NR_PARAMS or request.index in DEPRECATED:
         raise InvalidArgument("hvm param", request.index, "a parameter in use")

@@ -18,6 +18,7 @@ from hypervisor.errors import InvalidArgument
 from hypervisor.memory_command import MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT
 from hypervisor.physmap_op import add_to_physmap, add_to_physmap_batch, remove_from_physmap
 from hypervisor.privileges import may_target
+from hypervisor.pv.layout import MFN_END
 from hypervisor.reservation_op import decrease_reservation, increase_reservation, populate_physmap
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ def memory_op(caller: Vcpu, command: int, arg: int) -> int | Continuation:
 
 def _maximum_ram_page(caller: Vcpu, _arg: int) -> int:
     # It stays the same while the machine lives: guests read it once.
-    return caller.domain.machine.frames.total
+    return MFN_END - 1 if caller.domain.traits.pv else caller.domain.machine.frames.total
 
 
 def _of_domain(measure: Callable[[Domain], int]) -> Callable[[Vcpu, int], int]:
     """An operation that tells one number of the domain named by the xen_memory_domain at `arg`."""
 
     def tell(caller: Vcpu, arg: int) -> int:
-        domid = caller.domain.memory.read_struct(abi.xen_memory_domain, arg).domid
+        domid = caller.access.read_struct(abi.xen_memory_domain, arg).domid
         domain = caller.domain.machine.resolve(caller.domain, domid)
         may_target(caller.domain, domain, "look at the memory of")
         return measure(domain)

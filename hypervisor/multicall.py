@@ -18,7 +18,7 @@ from hypervisor.continuation import Continuation
 from hypervisor.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from hypervisor.guest_memory import GuestMemory
+    from hypervisor.guest_access import GuestAccess
     from hypervisor.vcpu.state import Vcpu
 
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -57,7 +57,7 @@ def _run_slice(dispatch: Dispatch, caller: Vcpu, address: int, count: int) -> in
     """Execute entries from `address` on; how many are finished. Fewer than `count` when one is to go on, or
     when the vCPU has blocked or its domain has stopped.
     """
-    memory = caller.domain.memory
+    memory = caller.access
     done = 0
     more = True
     while more and done < count:
@@ -81,7 +81,7 @@ def _run_together(
     Ends early when the physmap has changed, as the view may then show what is gone.
     """
     domain = caller.domain
-    memory = domain.memory
+    memory = caller.access
     version = memory.version
     entries = view[: count * ENTRY_SIZE]
     words = entries.cast("Q")
@@ -98,13 +98,13 @@ def _run_together(
 
 def _run_split(dispatch: Dispatch, caller: Vcpu, address: int) -> bool:
     """Execute one entry that lies in two places; whether it is finished."""
-    memory = caller.domain.memory
+    memory = caller.access
     memory.check_writable(address, ENTRY_SIZE)
     call = _call.unpack(memory.read(address, ENTRY_SIZE))
     return _report(memory, address, dispatch(caller, call[0], call[1:]))
 
 
-def _report(memory: GuestMemory, address: int, result: int | Continuation) -> bool:
+def _report(memory: GuestAccess, address: int, result: int | Continuation) -> bool:
     """Write the result, or what is still to be done, into the entry at `address`; whether it is finished."""
     if isinstance(result, Continuation):
         args = (*result.args, 0, 0, 0, 0, 0, 0)[:6]

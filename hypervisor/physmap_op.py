@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import memory as abi
-from hypervisor.abi.errno import XEN_EDOM, XEN_EILSEQ, XEN_ENXIO
+from hypervisor.abi.errno import XEN_EACCES, XEN_EDOM, XEN_EILSEQ, XEN_ENXIO
 from hypervisor.continuation import SLICE_STEPS, Continuation
 from hypervisor.errors import BadGpfn, InvalidArgument, NotFound, NotPermitted, Unsupported, XenError
 from hypervisor.guest_memory import PageKind
@@ -30,7 +30,7 @@ MAX_BATCH: Final = 0xFFFF  # xen_add_to_physmap_batch.size is a u16
 
 def add_to_physmap(caller: Vcpu, arg: int) -> int:
     """XENMEM_add_to_physmap: one page."""
-    request = caller.domain.memory.read_struct(abi.xen_add_to_physmap, arg)
+    request = caller.access.read_struct(abi.xen_add_to_physmap, arg)
     if request.space == abi.XENMAPSPACE_gmfn_foreign:
         raise Unsupported("foreign mappings in add_to_physmap")  # only the batch says whose
     domain = _target(caller.domain, request.domid)
@@ -42,7 +42,7 @@ def add_to_physmap_batch(caller: Vcpu, arg: int, done: int) -> int | Continuatio
     """XENMEM_add_to_physmap_batch: up to 65535 pages, each with its own result in `errs`."""
     if done > MAX_BATCH:
         raise InvalidArgument("progress", done, f"at most {MAX_BATCH}", errno=XEN_EDOM)
-    memory = caller.domain.memory
+    memory = caller.access
     request = memory.read_struct(abi.xen_add_to_physmap_batch, arg)
     if request.space == abi.XENMAPSPACE_gmfn_range:
         raise Unsupported("gmfn_range in add_to_physmap_batch", known=True)
@@ -70,7 +70,7 @@ def remove_from_physmap(caller: Vcpu, arg: int) -> int:
     """XENMEM_remove_from_physmap: unmap one page. RAM stays the domain's, without a place (as in Xen); a
     page that is there by a grant goes by unmapping the grant only.
     """
-    request = caller.domain.memory.read_struct(abi.xen_remove_from_physmap, arg)
+    request = caller.access.read_struct(abi.xen_remove_from_physmap, arg)
     domain = _target(caller.domain, request.domid)
     mapped = domain.memory.mapped(request.gpfn)
     if mapped is None:
@@ -88,6 +88,8 @@ def remove_from_physmap(caller: Vcpu, arg: int) -> int:
 def _target(caller: Domain, domid: int) -> Domain:
     domain = caller.machine.resolve(caller, domid)
     may_target(caller, domain, "change the physmap of")
+    if domain.traits.pv:
+        raise InvalidArgument("domain", domid, "one that is auto-translated", errno=XEN_EACCES)
     if domain.is_dying:
         raise InvalidArgument("domain", domid, "one that is not dying")
     return domain

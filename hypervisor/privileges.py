@@ -63,6 +63,8 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             domctl.XEN_DOMCTL_resumedomain,
             domctl.XEN_DOMCTL_getdomaininfo,
             domctl.XEN_DOMCTL_getvcpuinfo,
+            domctl.XEN_DOMCTL_setvcpucontext,
+            domctl.XEN_DOMCTL_getvcpucontext,
             domctl.XEN_DOMCTL_max_vcpus,
             domctl.XEN_DOMCTL_max_mem,
             domctl.XEN_DOMCTL_setdomainhandle,

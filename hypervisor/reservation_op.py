@@ -25,7 +25,7 @@ from hypervisor.privileges import may_target
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
-    from hypervisor.guest_memory import GuestMemory
+    from hypervisor.guest_access import GuestAccess
     from hypervisor.vcpu.state import Vcpu
 
 DOMU_MAX_ORDER: Final = 9  # CONFIG_DOMU_MAX_ORDER
@@ -59,7 +59,7 @@ def populate_physmap(caller: Vcpu, arg: int, done: int) -> int | Continuation:
 def _sliced(caller: Vcpu, arg: int, done: int, operation: int, step: Step) -> int | Continuation:
     """One slice of the request at `arg`, of which `done` extents are done already."""
     try:
-        request = caller.domain.memory.read_struct(abi.xen_memory_reservation, arg)
+        request = caller.access.read_struct(abi.xen_memory_reservation, arg)
         domain = _target(caller.domain, request)
     except XenError:
         return done
@@ -70,7 +70,7 @@ def _sliced(caller: Vcpu, arg: int, done: int, operation: int, step: Step) -> in
     if operation == abi.XENMEM_increase_reservation:
         finished = step(domain, 0, wanted, order)
     else:
-        listed = _listed(caller.domain.memory, request.extent_start + done * PFN_SIZE, wanted)
+        listed = _listed(caller.access, request.extent_start + done * PFN_SIZE, wanted)
         finished = _each_run(domain, listed, order, step)
     done += finished
     if finished < wanted or done == request.nr_extents:
@@ -95,7 +95,7 @@ def _target(caller: Domain, request: abi.xen_memory_reservation) -> Domain:
     return domain
 
 
-def _listed(memory: GuestMemory, address: int, count: int) -> list[int]:
+def _listed(memory: GuestAccess, address: int, count: int) -> list[int]:
     """At most `count` gpfns from `address` on, each fetched once; fewer if the list runs out of mapped
     memory.
     """

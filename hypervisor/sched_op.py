@@ -59,7 +59,7 @@ def _block(caller: Vcpu, _arg: int) -> int:
 
 def _poll(caller: Vcpu, arg: int) -> int:
     """Block until one of the ports is pending, an upcall comes, or system time reaches the timeout."""
-    memory = caller.domain.memory
+    memory = caller.access
     poll = memory.read_struct(sched_poll, arg)
     if poll.nr_ports > MAX_POLL_PORTS:
         raise InvalidArgument("nr_ports", poll.nr_ports, f"at most {MAX_POLL_PORTS}")
@@ -81,26 +81,26 @@ def _poll(caller: Vcpu, arg: int) -> int:
 
 
 def _shutdown(caller: Vcpu, arg: int) -> int:
-    request = caller.domain.memory.read_struct(sched_shutdown, arg)
+    request = caller.access.read_struct(sched_shutdown, arg)
     caller.domain.shutdown(request.reason & REASON_MASK)
     return 0
 
 
 def _shutdown_code(caller: Vcpu, arg: int) -> int:
     """Say beforehand what the reason of the shutdown will be, a crash included; the first word counts."""
-    request = caller.domain.memory.read_struct(sched_shutdown, arg)
+    request = caller.access.read_struct(sched_shutdown, arg)
     if caller.domain.shutdown_code is None:
         caller.domain.shutdown_code = request.reason & REASON_MASK
     return 0
 
 
 def _watchdog(caller: Vcpu, arg: int) -> int:
-    request = caller.domain.memory.read_struct(sched_watchdog, arg)
+    request = caller.access.read_struct(sched_watchdog, arg)
     return caller.domain.watchdogs.set(request.id, request.timeout)
 
 
 def _remote_shutdown(caller: Vcpu, arg: int) -> int:
-    request = caller.domain.memory.read_struct(sched_remote_shutdown, arg)
+    request = caller.access.read_struct(sched_remote_shutdown, arg)
     target = caller.domain.machine.domain(request.domain_id)
     target.shutdown(request.reason & REASON_MASK)
     return 0

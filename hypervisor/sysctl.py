@@ -17,13 +17,12 @@ from hypervisor.domain_info import domain_info
 from hypervisor.errors import Unsupported, WrongInterface
 
 if TYPE_CHECKING:
-    from hypervisor.domain import Domain
     from hypervisor.vcpu.state import Vcpu
 
 
 def sysctl(caller: Vcpu, arg: int) -> int:
     """The hypercall: `arg` is the guest address of a xen_sysctl."""
-    memory = caller.domain.memory
+    memory = caller.access
     request = memory.read_struct(abi.xen_sysctl, arg)
     if request.interface_version != abi.XEN_SYSCTL_INTERFACE_VERSION:
         raise WrongInterface("sysctl", request.interface_version, abi.XEN_SYSCTL_INTERFACE_VERSION)
@@ -31,13 +30,13 @@ def sysctl(caller: Vcpu, arg: int) -> int:
     if operation is None:
         raise Unsupported(f"sysctl {request.cmd}")
     memory.check_writable(arg, abi.xen_sysctl.size)
-    operation(caller.domain, request)
+    operation(caller, request)
     memory.write_struct(arg, request)
     return 0
 
 
-def _physinfo(caller: Domain, request: abi.xen_sysctl) -> None:
-    frames = caller.machine.frames
+def _physinfo(caller: Vcpu, request: abi.xen_sysctl) -> None:
+    frames = caller.domain.machine.frames
     request.u.physinfo = abi.xen_sysctl_physinfo(
         threads_per_core=1,
         cores_per_socket=1,
@@ -52,18 +51,18 @@ def _physinfo(caller: Domain, request: abi.xen_sysctl) -> None:
     )
 
 
-def _getdomaininfolist(caller: Domain, request: abi.xen_sysctl) -> None:
+def _getdomaininfolist(caller: Vcpu, request: abi.xen_sysctl) -> None:
     """The domains from `first_domain` on, by id, at most `max_domains`; how many goes to `num_domains`."""
     wanted = request.u.getdomaininfolist
-    domains = caller.machine.domains
+    domains = caller.domain.machine.domains
     listed = sorted(domid for domid in domains if domid >= wanted.first_domain)[: wanted.max_domains]
     for index, domid in enumerate(listed):
         info = domain_info(domains[domid])
-        caller.memory.write_struct(wanted.buffer + index * xen_domctl_getdomaininfo.size, info)
+        caller.access.write_struct(wanted.buffer + index * xen_domctl_getdomaininfo.size, info)
     wanted.num_domains = len(listed)
 
 
-_OPERATIONS: Final[Mapping[int, Callable[[Domain, abi.xen_sysctl], None]]] = MappingProxyType(
+_OPERATIONS: Final[Mapping[int, Callable[[Vcpu, abi.xen_sysctl], None]]] = MappingProxyType(
     {
         abi.XEN_SYSCTL_physinfo: _physinfo,
         abi.XEN_SYSCTL_getdomaininfolist: _getdomaininfolist,

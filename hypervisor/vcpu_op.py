@@ -81,12 +81,12 @@ def _is_up(_caller: Vcpu, vcpu: Vcpu, _arg: int) -> int:
 
 def _get_runstate_info(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
     now_ns = caller.domain.machine.host.now_ns()
-    caller.domain.memory.write_struct(arg, runstate_info(vcpu, now_ns))
+    caller.access.write_struct(arg, runstate_info(vcpu, now_ns))
     return 0
 
 
 def _set_periodic_timer(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
-    period_ns = caller.domain.memory.read_struct(vcpu_set_periodic_timer, arg).period_ns
+    period_ns = caller.access.read_struct(vcpu_set_periodic_timer, arg).period_ns
     if not MILLISECOND_NS <= period_ns <= STIME_DELTA_MAX:
         raise InvalidArgument("period_ns", period_ns, f"{MILLISECOND_NS} to {STIME_DELTA_MAX}")
     vcpu.timers.set_periodic(period_ns)
@@ -101,7 +101,7 @@ def _stop_periodic_timer(_caller: Vcpu, vcpu: Vcpu, _arg: int) -> int:
 def _set_singleshot_timer(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
     """A timeout past 2**63 is negative to Xen, so it is over. VCPU_SSHOTTMR_future does nothing in 4.17."""
     _require_own(caller, vcpu)
-    timeout_ns = caller.domain.memory.read_struct(vcpu_set_singleshot_timer, arg).timeout_abs_ns
+    timeout_ns = caller.access.read_struct(vcpu_set_singleshot_timer, arg).timeout_abs_ns
     vcpu.timers.set_singleshot(signed64(timeout_ns))
     return 0
 
@@ -119,8 +119,7 @@ def _require_own(caller: Vcpu, vcpu: Vcpu) -> None:
 
 def _register_vcpu_info(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
     """Move vcpu_info to a page of the guest's choice, once. All counts as pending then, so none is lost."""
-    domain = caller.domain
-    request = domain.memory.read_struct(vcpu_register_vcpu_info, arg)
+    request = caller.access.read_struct(vcpu_register_vcpu_info, arg)
     if request.offset > PAGE_SIZE - VCPU_INFO_SIZE or request.offset % VCPU_INFO_ALIGNMENT:
         raise InvalidArgument("vcpu_info offset", request.offset, "aligned, inside a page", errno=XEN_ENXIO)
     if vcpu.info_frame is not None:
@@ -146,7 +145,7 @@ def _move_info(vcpu: Vcpu, gpfn: int, offset: int) -> None:
 
 
 def _register_runstate_memory_area(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
-    memory = caller.domain.memory
+    memory = caller.access
     address = memory.read_u64(arg)
     if address:
         memory.check_writable(address, vcpu_runstate_info.size)
@@ -157,7 +156,7 @@ def _register_runstate_memory_area(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
 
 
 def _register_vcpu_time_memory_area(caller: Vcpu, vcpu: Vcpu, arg: int) -> int:
-    memory = caller.domain.memory
+    memory = caller.access
     address = memory.read_u64(arg)
     if address:
         memory.check_writable(address, vcpu_time_info.size)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MAJOR: Final = 4
 MINOR: Final = 17
 EXTRA: Final = b".0-domzero"
-CAPABILITIES: Final = b"hvm-3.0-x86_64 "
+CAPABILITIES: Final = b"xen-3.0-x86_64 hvm-3.0-x86_64 "
 CHANGESET: Final = b"domzero"
 COMMANDLINE: Final = b""
 COMMANDLINE_LEN: Final = 1024
@@ -62,7 +62,7 @@ def _padded(text: bytes, size: int) -> Callable[[Vcpu, int], int]:
     answer = text.ljust(size, b"\0")
 
     def write(caller: Vcpu, arg: int) -> int:
-        caller.domain.memory.write(arg, answer)
+        caller.access.write(arg, answer)
         return 0
 
     return write
@@ -74,21 +74,23 @@ def _version(_caller: Vcpu, _arg: int) -> int:
 
 def _compile_info(caller: Vcpu, arg: int) -> int:
     info = xen_compile_info(compiler=b"python".ljust(64, b"\0"), compile_by=b"domzero".ljust(16, b"\0"))
-    caller.domain.memory.write_struct(arg, info)
+    caller.access.write_struct(arg, info)
     return 0
 
 
 def _platform_parameters(caller: Vcpu, arg: int) -> int:
-    caller.domain.memory.write_struct(arg, xen_platform_parameters(virt_start=HYPERVISOR_VIRT_START))
+    caller.access.write_struct(arg, xen_platform_parameters(virt_start=HYPERVISOR_VIRT_START))
     return 0
 
 
 def _get_features(caller: Vcpu, arg: int) -> int:
-    memory = caller.domain.memory
+    memory = caller.access
     info = memory.read_struct(xen_feature_info, arg)
     if info.submap_idx != 0:
         raise InvalidArgument("submap_idx", info.submap_idx, "0")
-    info.submap = _AUTO_TRANSLATED | (1 << features.XENFEAT_dom0 if caller.domain.domid == 0 else 0)
+    info.submap = _NATIVE if caller.domain.traits.pv else _AUTO_TRANSLATED
+    if caller.domain.domid == 0:
+        info.submap |= 1 << features.XENFEAT_dom0
     memory.write_struct(arg, info)
     return 0
 
@@ -100,13 +102,13 @@ def _pagesize(_caller: Vcpu, arg: int) -> int:
 
 
 def _guest_handle(caller: Vcpu, arg: int) -> int:
-    caller.domain.memory.write(arg, caller.domain.handle)
+    caller.access.write(arg, caller.domain.handle)
     return 0
 
 
 def _commandline(caller: Vcpu, arg: int) -> int:
     answer = COMMANDLINE.ljust(COMMANDLINE_LEN, b"\0") if caller.domain.privileged else DENIED
-    caller.domain.memory.write(arg, answer)
+    caller.access.write(arg, answer)
     return 0
 
 
@@ -115,7 +117,7 @@ def _build_id(caller: Vcpu, arg: int) -> int:
     `len` is enough.
     """
     if arg:
-        memory = caller.domain.memory
+        memory = caller.access
         length = memory.read_struct(xen_build_id, arg).len
         if length == 0:
             raise InvalidArgument("len", length, "at least 1")
@@ -133,6 +135,16 @@ _AUTO_TRANSLATED: Final = (
     | 1 << features.XENFEAT_memory_op_vnode_supported
     | 1 << features.XENFEAT_not_direct_mapped
 )
+
+_NATIVE: Final = (
+    1 << features.XENFEAT_pae_pgdir_above_4gb
+    | 1 << features.XENFEAT_mmu_pt_update_preserve_ad
+    | 1 << features.XENFEAT_highmem_assist
+    | 1 << features.XENFEAT_gnttab_map_avail_bits
+    | 1 << features.XENFEAT_memory_op_vnode_supported
+    | 1 << features.XENFEAT_direct_mapped
+)
+"""what Xen 4.17 tells a 64-bit PV guest"""
 
 _ANSWERS: Final[Mapping[int, Callable[[Vcpu, int], int]]] = MappingProxyType(
     {

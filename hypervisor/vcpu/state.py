@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hypervisor.abi.vcpu import RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
 from hypervisor.timers import VcpuTimers
+from hypervisor.virtual_access import VirtualAccess
 from ringbuffers.atomics import plain_fetch_or
 
 if TYPE_CHECKING:
+    from hypervisor.abi.arch_x86_64 import vcpu_guest_context
     from hypervisor.domain import Domain
+    from hypervisor.guest_access import GuestAccess
 
 VCPU_INFO_SIZE: Final = 64
 UPCALL_PENDING: Final = 0  # evtchn_upcall_pending: byte offset in vcpu_info
@@ -40,17 +43,23 @@ class Vcpu:
     info         vcpu_info, 64 bytes of guest memory as bytes
     info_words   the same as u64s
     info_frame   the machine frame that a registered vcpu_info lies in; None while it is in shared_info
-    initialised  it has something to execute (vCPU 0 always has)
-    online       the guest has brought it up (vCPU 0 starts so)
+    initialised  it has something to execute: vCPU 0 of a Python domain, one of a native domain with its context
+    online       the guest, or who built it, has brought it up (vCPU 0 of a Python domain starts so)
     blocked      SCHEDOP_block or SCHEDOP_poll: not to be executed until `unblock`
     poll_port    the port that SCHEDOP_poll waits for, POLL_ANY_PORT (-1) for several, None: it does not poll
     timers       its single-shot, periodic and poll timers
     elsewhere    the process that executes it, if one does
     runstate_area, time_area   guest addresses of copies that the guest has asked for; 0: none
+    access       guest memory by the handles that this vCPU passes
+    root         of a native domain: MFN of the page table by which the handles of its present request are
+                 meant; 0: they are guest-physical addresses
+    context      of a native domain: what it starts with (XEN_DOMCTL_setvcpucontext)
     """
 
     __slots__ = (
+        "access",
         "blocked",
+        "context",
         "domain",
         "elsewhere",
         "id",
@@ -61,6 +70,7 @@ class Vcpu:
         "initialised",
         "online",
         "poll_port",
+        "root",
         "runstate",
         "runstate_area",
         "runstate_entry_ns",
@@ -75,7 +85,10 @@ class Vcpu:
         self.info = info
         self.info_words = info.cast("Q")
         self.info_frame: int | None = None
-        self.initialised = self.online = vcpu_id == 0
+        self.root = 0
+        self.context: vcpu_guest_context | None = None
+        self.access: GuestAccess = VirtualAccess(domain.memory, self) if domain.traits.pv else domain.memory
+        self.initialised = self.online = vcpu_id == 0 and not domain.traits.pv
         self.blocked = False
         self.in_multicall = False
         self.poll_port: int | None = None

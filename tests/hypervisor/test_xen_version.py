@@ -36,7 +36,7 @@ def test_version(guest: Guest) -> None:
     ("operation", "size", "text"),
     [
         (version.XENVER_extraversion, version.XEN_EXTRAVERSION_LEN, b".0-domzero"),
-        (version.XENVER_capabilities, version.XEN_CAPABILITIES_INFO_LEN, b"hvm-3.0-x86_64 "),
+        (version.XENVER_capabilities, version.XEN_CAPABILITIES_INFO_LEN, b"xen-3.0-x86_64 hvm-3.0-x86_64 "),
         (version.XENVER_changeset, version.XEN_CHANGESET_INFO_LEN, b"domzero"),
         (version.XENVER_compile_info, version.xen_compile_info.size, b"python"),
     ],
