@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench docs clean
+.PHONY: help venv guests demo test lint bench docs clean
 
 help:
 	@echo "make demo   launch dom0 and five guests with disks and consoles, and watch them work"
 	@echo "make test   run the whole test suite"
 	@echo "make lint   ruff and mypy --strict"
+	@echo "make guests fetch GRUB and Linux as Debian packages into .guests, with an initramfs; needs no root"
 	@echo "make bench  measure; prints ratios and writes benchmarks/out/results.json"
 	@echo "make docs   regenerate the generated pages of docs/"
 	@echo "make venv   only build the environment (.venv) that the others share"
@@ -24,6 +25,14 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 venv: $(STAMP)
+
+GUESTS := .guests/.made
+
+$(GUESTS): $(STAMP) $(wildcard guests/native/*)
+	$(BIN)/python -m guests.native .guests
+	@touch $@
+
+guests: $(GUESTS)
 
 demo: $(STAMP)
 	rm -rf demo-out
