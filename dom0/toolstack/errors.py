@@ -81,3 +81,24 @@ class ForeignMapRefused(KernelError):
         self.domid = domid
         self.gfn = gfn
         self.errno = errno
+
+
+class TooLittleMemory(KernelError):
+    """The domain ends before `what`: the first memory of its kernel needs `wanted_pages` up to there."""
+
+    def __init__(self, what: str, wanted_pages: int, pages: int) -> None:
+        super().__init__(
+            f"no room for {what}: {wanted_pages} pages are needed so far, the domain has {pages}"
+        )
+        self.what = what
+        self.wanted_pages = wanted_pages
+        self.pages = pages
+
+
+class CommandLineTooLong(KernelError):
+    """start_info has room for less."""
+
+    def __init__(self, found_bytes: int, most_bytes: int) -> None:
+        super().__init__(f"a command line of {found_bytes} bytes, start_info has room for {most_bytes}")
+        self.found_bytes = found_bytes
+        self.most_bytes = most_bytes
