@@ -104,6 +104,7 @@ def _domain(machine: Machine, domain: Domain) -> Iterator[str]:
     if sorted(extent.mfn for extent in account.extents) != [extent.mfn for extent in extents]:
         yield f"its extents are {[hex(extent.mfn) for extent in extents]}, not as it lists them"
     yield from _physmap(machine, domain)
+    yield from _ledger(machine, domain)
     yield from _life(domain)
 
 
@@ -129,6 +130,20 @@ def _physmap(machine: Machine, domain: Domain) -> Iterator[str]:
         special = frames.flags[page.mfn] & SPECIAL and frames.owners[page.mfn] == domain.domid
         if (page.kind is PageKind.SPECIAL) != bool(special and domain.memory.special_gpfn(page.mfn) == gpfn):
             yield f"gpfn {gpfn:#x} shows mfn {page.mfn:#x} as {page.kind.value}"
+
+
+def _ledger(machine: Machine, domain: Domain) -> Iterator[str]:
+    """What others may write of a native domain's frames, against what its process is told."""
+    ledger = domain.ledger
+    if ledger is None:
+        return
+    holds = Counter(pin.gpfn for _, pin in domain.grants.pins() if pin.writers)
+    for other in machine.domains.values():
+        for _, page in other.memory.mappings():
+            if page.held is not None and page.held.ledger is ledger:
+                holds[page.held.mfn] += 1
+    if ledger.holds() != holds:
+        yield f"its ledger holds {ledger.holds()}, writable uses are {dict(holds)}"
 
 
 def _life(domain: Domain) -> Iterator[str]:

@@ -66,6 +66,7 @@ class Domain:
         self.counters = Counters()
         self.console_allowance = ConsoleAllowance(machine.host)
         self.hvm_params: dict[int, int] = {}
+        self.memory_map = b""  # E820 entries for a native guest, as its builder has set them
         self.vcpus: list[Vcpu] = []
         self.watchdogs = Watchdogs(self)
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)

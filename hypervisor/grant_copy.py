@@ -19,7 +19,7 @@ from hypervisor.abi.grant_table import (
     GNTST_permission_denied,
 )
 from hypervisor.abi.xen import DOMID_SELF
-from hypervisor.errors import BadGpfn, BadGrantReference
+from hypervisor.errors import BadGpfn, BadGrantReference, Busy
 from hypervisor.extent import PAGE_SIZE
 from hypervisor.grant_batch import STATUS
 
@@ -64,6 +64,8 @@ def copy(  # noqa: PLR0917  # the fields of gnttab_copy, in their order
         source_mfn = source_pin.mfn if source_pin else source.grants.own_frame(source_frame)
         dest_pin = dest.grants.pin(dest_grant, user, readonly=False) if to_grant else None
         dest_mfn = dest_pin.mfn if dest_pin else dest.grants.own_frame(dest_frame)
+        if not dest_pin and dest.ledger is not None:
+            dest.ledger.check(dest_frame)
         source_end = source_offset + length
         dest_end = dest_offset + length
         if source_end > PAGE_SIZE or dest_end > PAGE_SIZE:
@@ -72,7 +74,7 @@ def copy(  # noqa: PLR0917  # the fields of gnttab_copy, in their order
         view(dest_mfn)[dest_offset:dest_end] = view(source_mfn)[source_offset:source_end]
     except BadGrantReference as refusal:
         return STATUS[refusal.status]
-    except BadGpfn:
+    except (BadGpfn, Busy):
         return STATUS[GNTST_bad_page]
     finally:
         if source_pin:

@@ -14,13 +14,15 @@ PIN_LIMIT: Final = 128
 
 class Pin:
     """Uses of one grant by domain `domid`: `readers` and `writers` are its mappings and running copies by the
-    access they have.
+    access they have. gpfn: where the granter had the frame; a native one cannot make it a page table while
+    there are writers.
     """
 
-    __slots__ = ("domid", "mfn", "readers", "writers")
+    __slots__ = ("domid", "gpfn", "mfn", "readers", "writers")
 
-    def __init__(self, domid: int, mfn: int) -> None:
+    def __init__(self, domid: int, mfn: int, gpfn: int) -> None:
         self.domid = domid
         self.mfn = mfn
+        self.gpfn = gpfn
         self.readers = 0
         self.writers = 0

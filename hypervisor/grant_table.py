@@ -22,7 +22,7 @@ from hypervisor.abi.grant_table import (
     GTF_reading,
     GTF_writing,
 )
-from hypervisor.errors import BadGpfn, BadGrantReference, InvalidArgument
+from hypervisor.errors import BadGpfn, BadGrantReference, Busy, InvalidArgument
 from hypervisor.grant_audit import audit
 from hypervisor.grant_entries import GrantEntries
 from hypervisor.grant_pin import PIN_LIMIT, Pin
@@ -116,6 +116,7 @@ class GrantTable:
             raise BadGrantReference(self.domid, reference, "too many uses", status=GNTST_general_error)
         elif not readonly and not pin.writers:
             self.entries.claim(reference, domid, readonly=False, pinned=True)
+            self._hold(reference, pin.gpfn, GTF_writing)
         if readonly:
             pin.readers += 1
         else:
@@ -129,13 +130,29 @@ class GrantTable:
             raise self._dying(reference)
         entries.claim(reference, domid, readonly=readonly, pinned=False)
         gpfn = entries.frame(reference)
+        in_use = GTF_reading if readonly else GTF_reading | GTF_writing
         try:
             mfn = self.own_frame(gpfn)
         except BadGpfn as error:
-            entries.drop(reference, GTF_reading if readonly else GTF_reading | GTF_writing)
+            entries.drop(reference, in_use)
             raise BadGrantReference(self.domid, reference, str(error), status=GNTST_bad_page) from error
-        pin = self._pins[reference] = Pin(domid, mfn)
+        if not readonly:
+            self._hold(reference, gpfn, in_use)
+        pin = self._pins[reference] = Pin(domid, mfn, gpfn)
         return pin
+
+    def _hold(self, reference: int, gpfn: int, claimed: int) -> None:
+        """The first writing use begins: of a native domain's frame, its process must know. Refused for a page
+        table; then the bits that were claimed for this use are dropped.
+        """
+        ledger = self.domain.ledger
+        if ledger is not None:
+            try:
+                ledger.hold(gpfn)
+            except Busy as busy:
+                self.entries.drop(reference, claimed)
+                why = str(busy)
+                raise BadGrantReference(self.domid, reference, why, status=GNTST_general_error) from busy
 
     def unpin(self, reference: int, pin: Pin, *, readonly: bool) -> None:
         """End a use that `pin` began, with the same `readonly`. The in-use bits go with the last use that
@@ -145,6 +162,8 @@ class GrantTable:
             pin.readers -= 1
         else:
             pin.writers -= 1
+            if not pin.writers and self.domain.ledger is not None:
+                self.domain.ledger.release(pin.gpfn)
         if pin.readers or pin.writers:
             if not readonly and not pin.writers:
                 self.entries.drop(reference, GTF_writing)

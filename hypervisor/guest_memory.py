@@ -10,13 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from hypervisor.errors import BadGpfn, GuestFault, XenError
 from hypervisor.extent import PAGE_SHIFT, PAGE_SIZE
 from hypervisor.frames import FrameTable
 from hypervisor.guest_access import GuestAccess, S
 from hypervisor.physmap_changes import Journal, MapPage, MapRam, Unmap
+from hypervisor.pv.ledger import Ledger
 
 GPFN_LIMIT: Final = 1 << 32  # 44-bit guest-physical addresses
 PAGE_MASK: Final = PAGE_SIZE - 1
@@ -45,15 +46,25 @@ class RamRun:
         self.end = (gpfn + count) << PAGE_SHIFT
 
 
+class Held(NamedTuple):
+    """A native domain's frame on which a ledger holds its process."""
+
+    ledger: Ledger
+    mfn: int
+
+
 class MappedPage:
     """One page that is not ordinary RAM. The physmap holds a reference to its frame, writable or not,
-    while it is mapped.
+    while it is mapped, and so long `held` is kept from becoming a page table.
     """
 
-    __slots__ = ("kind", "mfn", "view", "writable")
+    __slots__ = ("held", "kind", "mfn", "view", "writable")
 
-    def __init__(self, mfn: int, view: memoryview, kind: PageKind, *, writable: bool) -> None:
+    def __init__(
+        self, mfn: int, view: memoryview, kind: PageKind, held: Held | None, *, writable: bool
+    ) -> None:
         self.mfn = mfn
+        self.held = held
         self.kind = kind
         self.writable = writable
         self.view = view if writable else view.toreadonly()
@@ -299,9 +310,16 @@ class GuestMemory(GuestAccess):
         if taken:
             raise BadGpfn(self.domid, gpfn, f"{count} frames from there are not vacant")
 
-    def map_foreign(self, gpfn: int, mfn: int, writable: bool, kind: PageKind = PageKind.GRANT) -> None:
-        """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. BadGpfn,
-        BadFrame, OutOfMemory (the importer's); then nothing has changed.
+    def map_foreign(
+        self,
+        gpfn: int,
+        mfn: int,
+        writable: bool,
+        kind: PageKind = PageKind.GRANT,
+        held: Held | None = None,
+    ) -> None:
+        """Map a frame, of whatever owner, at a vacant guest frame, and take a reference to it. `held` is
+        released when it is unmapped. BadGpfn, BadFrame, OutOfMemory (the importer's); then nothing has changed.
         """
         self.check_vacant(gpfn, 1)
         self._frames.acquire(mfn, self._frames.owner(mfn), writable=writable)
@@ -313,7 +331,7 @@ class GuestMemory(GuestAccess):
                 raise
         if self.journal is not None:
             self.journal.append(MapPage(gpfn, mfn, writable, kind))
-        self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, writable=writable)
+        self._pages[gpfn] = MappedPage(mfn, self._frames.view(mfn), kind, held, writable=writable)
         if kind is PageKind.SPECIAL:
             self._special[mfn] = gpfn
 
@@ -333,6 +351,8 @@ class GuestMemory(GuestAccess):
         if self.journal is not None:
             self.journal.append(Unmap(gpfn, 1))
         self._frames.release(page.mfn, writable=page.writable)
+        if page.held is not None:
+            page.held.ledger.release(page.held.mfn)
         return page.mfn
 
     def special_gpfn(self, mfn: int) -> int | None:

@@ -1,7 +1,7 @@
 """memory_op: how much memory a domain has, and what its physmap shows.
 
-Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py and
-physmap_op.py; here is what they share: the operation is in the low bits of the command, and how many
+Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py,
+physmap_op.py and memory_map_op.py; here is what they share: the operation is in the low bits of the command, and how many
 extents are done already in those above, so that a continuation is the same hypercall with another
 command.
 """
@@ -16,6 +16,7 @@ from hypervisor.abi import memory as abi
 from hypervisor.continuation import Continuation
 from hypervisor.errors import InvalidArgument
 from hypervisor.memory_command import MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT
+from hypervisor.memory_map_op import memory_map, set_memory_map
 from hypervisor.physmap_op import add_to_physmap, add_to_physmap_batch, remove_from_physmap
 from hypervisor.privileges import may_target
 from hypervisor.pv.layout import MFN_END
@@ -39,7 +40,7 @@ def memory_op(caller: Vcpu, command: int, arg: int) -> int | Continuation:
 
 
 def _maximum_ram_page(caller: Vcpu, _arg: int) -> int:
-    # It stays the same while the machine lives: guests read it once.
+    # It stays the same while the machine lives: guests read it once. A native one's frame numbers are its own.
     return MFN_END - 1 if caller.domain.traits.pv else caller.domain.machine.frames.total
 
 
@@ -82,6 +83,8 @@ _WHOLE: Final[Mapping[int, Callable[[Vcpu, int], int]]] = MappingProxyType(
         abi.XENMEM_current_reservation: _of_domain(_tot_pages),
         abi.XENMEM_maximum_reservation: _of_domain(_max_pages),
         abi.XENMEM_maximum_gpfn: _of_domain(_max_gpfn),
+        abi.XENMEM_set_memory_map: set_memory_map,
+        abi.XENMEM_memory_map: memory_map,
         abi.XENMEM_add_to_physmap: add_to_physmap,
         abi.XENMEM_remove_from_physmap: remove_from_physmap,
     }

@@ -15,12 +15,13 @@ from hypervisor.abi import memory as abi
 from hypervisor.abi.errno import XEN_EACCES, XEN_EDOM, XEN_EILSEQ, XEN_ENXIO
 from hypervisor.continuation import SLICE_STEPS, Continuation
 from hypervisor.errors import BadGpfn, InvalidArgument, NotFound, NotPermitted, Unsupported, XenError
-from hypervisor.guest_memory import PageKind
+from hypervisor.guest_memory import Held, PageKind
 from hypervisor.memory_command import go_on
 from hypervisor.privileges import may_target
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
+    from hypervisor.pv.ledger import Ledger
     from hypervisor.vcpu.state import Vcpu
 
 INDEX_SIZE: Final = 8
@@ -98,12 +99,15 @@ def _target(caller: Domain, domid: int) -> Domain:
 def _add(domain: Domain, space: int, idx: int, gpfn: int, foreign: int | None) -> None:
     """Map what (`space`, `idx`) names at `gpfn`. Everything is checked before the place is cleared."""
     kind = PageKind.SPECIAL
+    ledger: Ledger | None = None
     if space == abi.XENMAPSPACE_shared_info and idx == 0:
         mfn = domain.shared_info_mfn
     elif space == abi.XENMAPSPACE_grant_table:
         mfn = domain.grants.shared_frame(idx)
     elif foreign is not None:
-        mfn = _foreign_frame(domain, foreign, idx)
+        owner = _foreign_owner(domain, foreign)
+        mfn = _foreign_frame(owner, idx)
+        ledger = owner.ledger
         kind = PageKind.FOREIGN
     else:
         raise InvalidArgument("space", (space, idx), "shared_info, a grant frame or a foreign page")
@@ -113,20 +117,33 @@ def _add(domain: Domain, space: int, idx: int, gpfn: int, foreign: int | None) -
     elsewhere = domain.memory.special_gpfn(mfn) if kind is PageKind.SPECIAL else None
     if elsewhere is not None:
         domain.memory.unmap_foreign(elsewhere)
-    domain.memory.map_foreign(gpfn, mfn, True, kind)
+    if ledger is None:
+        domain.memory.map_foreign(gpfn, mfn, True, kind)
+        return
+    ledger.hold(idx)
+    try:
+        domain.memory.map_foreign(gpfn, mfn, True, kind, Held(ledger, idx))
+    except XenError:
+        ledger.release(idx)
+        raise
 
 
-def _foreign_frame(domain: Domain, foreign: int, gpfn: int) -> int:
-    """The frame at `gpfn` of another domain, one of its own: what it maps of others is not passed on."""
+def _foreign_owner(domain: Domain, foreign: int) -> Domain:
+    """The other domain of which `domain` wants to map a page."""
     if not domain.privileged:
         raise NotPermitted(domain.domid, "map frames of other domains")
     owner = domain.machine.domain(foreign)
     if owner is domain:
         raise InvalidArgument("foreign_domid", foreign, "another domain")
+    return owner
+
+
+def _foreign_frame(owner: Domain, gpfn: int) -> int:
+    """The frame at `gpfn` of another domain, one of its own: what it maps of others is not passed on."""
     mapped = owner.memory.mapped(gpfn)
     mfn = owner.memory.mfn(gpfn)
     if mfn is None or (mapped is not None and mapped.kind is not PageKind.SPECIAL):
-        raise BadGpfn(foreign, gpfn, "no page of its own there")
+        raise BadGpfn(owner.domid, gpfn, "no page of its own there")
     return mfn
 
 

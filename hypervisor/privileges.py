@@ -96,11 +96,12 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             memory.XENMEM_current_reservation,
             memory.XENMEM_maximum_reservation,
             memory.XENMEM_maximum_gpfn,
+            memory.XENMEM_set_memory_map,
             memory.XENMEM_add_to_physmap,
             memory.XENMEM_add_to_physmap_batch,
             memory.XENMEM_remove_from_physmap,
         )
-        | _each(Who.ANY, memory.XENMEM_maximum_ram_page),
+        | _each(Who.ANY, memory.XENMEM_maximum_ram_page, memory.XENMEM_memory_map),
         xen.__HYPERVISOR_hvm_op: _each(Who.TARGET, hvm_op.HVMOP_set_param, hvm_op.HVMOP_get_param),
         xen.__HYPERVISOR_event_channel_op: _each(
             Who.ANY,
