@@ -31,6 +31,7 @@ from hypervisor.abi.xen import HYPERVISOR_grant_table_op
 from hypervisor.continuation import Continuation
 from hypervisor.errors import Unsupported, XenError
 from hypervisor.pv.layout import PAGE_SHIFT
+from hypervisor.pv.vacancy import vacant_foreign
 
 if TYPE_CHECKING:
     from hypervisor.pv.domain import PvDomain
@@ -79,10 +80,9 @@ def _map(vcpu: PvVcpu, slot: bytes) -> tuple[int, bytes]:
     domain, flags = vcpu.domain, request.flags
     if not flags & GNTMAP_host_map or flags & GNTMAP_device_map:
         return offset, _status(GNTST_general_error)
-    mfns = domain.frames.vacant_foreign(1)
-    if not mfns:
+    mfn = vacant_foreign(domain.frames)
+    if mfn is None:
         return offset, _status(GNTST_no_space)
-    mfn = mfns[0]
     wanted = gnttab_map_grant_ref(
         host_addr=mfn << PAGE_SHIFT,
         flags=GNTMAP_host_map | (flags & GNTMAP_readonly),

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 from hypervisor.abi import memory as abi
 from hypervisor.abi.xen import DOMID_SELF, HYPERVISOR_memory_op
 from hypervisor.continuation import Continuation
-from hypervisor.errors import GuestFault, InvalidArgument, XenError
+from hypervisor.errors import BadFrame, GuestFault, InvalidArgument, XenError
 from hypervisor.memory_command import MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT
 from hypervisor.pv.layout import (
     MACH2PHYS_VIRT_END,
     MACH2PHYS_VIRT_START,
     MFN_END,
     PAGE_SIZE,
-    RAM_FIRST,
 )
+from hypervisor.pv.vacancy import vacant_ram
 
 if TYPE_CHECKING:
     from hypervisor.pv.vcpu import PvVcpu
@@ -105,17 +105,19 @@ def _increase(vcpu: PvVcpu, address: int, count: int, order: int) -> int:
 def _allocate(vcpu: PvVcpu, count: int, order: int) -> list[int]:
     """First frames of as many extents as there are."""
     domain = vcpu.domain
-    mfns = domain.frames.vacant(RAM_FIRST, MFN_END, count, 1 << order)
+    mfns = vacant_ram(domain.frames, count, order)
     done = _ask(vcpu, abi.XENMEM_populate_physmap, mfns, order)
     return mfns[:done]
 
 
 def _decrease(vcpu: PvVcpu, address: int, count: int, order: int) -> int:
     """Give frames back that nothing refers to."""
-    domain = vcpu.domain
+    frames = vcpu.domain.frames
     mfns = []
     for mfn in _numbers(vcpu, address, count):
-        if not all(domain.frames.is_unused(page) for page in range(mfn, mfn + (1 << order))):
+        try:
+            frames.check_unused(mfn, 1 << order)
+        except BadFrame:
             break
         mfns.append(mfn)
     if len(set(mfns)) < len(mfns):

@@ -17,14 +17,15 @@ _COUNTS: Final = 0
 _NANOSECONDS: Final = _COUNTS + HYPERCALLS
 _TRAPS: Final = _NANOSECONDS + HYPERCALLS
 _OTHERS: Final = _TRAPS + TRAPS
-_MULTICALLS, _ENTRIES, _SLICES, _SYSCALLS, _FAULT_NS = range(_OTHERS, _OTHERS + 5)
+_MULTICALLS, _ENTRIES, _SLICES, _SYSCALLS, _BLOCKED = range(_OTHERS, _OTHERS + 5)
 WORDS: Final = 512
 TALLY_BYTES: Final = WORDS * 8
 
 
 class Tally:
     """hypercalls, nanoseconds: by number, the entries of multicalls too, but these not in the time of the multicall.
-    traps: by vector. syscalls: of the guest's user mode.
+    traps: by vector. syscalls: of the guest's user mode. slices: of the engine. blocked: whether no vCPU has anything
+    to do just now.
     """
 
     __slots__ = ("_words", "hypercalls", "nanoseconds", "traps")
@@ -56,3 +57,4 @@ class Tally:
     )
     slices = property(lambda self: self._get(_SLICES), lambda self, value: self._set(_SLICES, value))
     syscalls = property(lambda self: self._get(_SYSCALLS), lambda self, value: self._set(_SYSCALLS, value))
+    blocked = property(lambda self: self._get(_BLOCKED), lambda self, value: self._set(_BLOCKED, value))

@@ -23,6 +23,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from hypervisor.vcpu.coroutine import CoroutineVcpu, Program
+from hypervisor.vcpu.native.execution import NativeVcpu, native_image
 from hypervisor.vcpu.parking import Parker, new_parker
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.execution import Image, ProcessVcpu
@@ -160,6 +161,24 @@ class CoroutineHost:
         if self._spawner is None:
             raise HostMisuse("this host does not run")
         execution = ProcessVcpu(domain.vcpus[0], image, self._spawner, self._bells, self._record_crash)
+        self._start(execution)
+        return execution
+
+    def start_native(self, domain: Domain, p2m: bytes = b"", *, outspoken: bool = False) -> NativeVcpu:
+        """Let a process of its own execute a native domain, which has the context of its first vCPU, as soon as it
+        is unpaused. p2m: u64 MFNs by PFN, packed; empty: frames are where RAM begins, in order. outspoken: let it
+        say what this system cannot keep it from.
+        """
+        if self._spawner is None:
+            raise HostMisuse("this host does not run")
+        image = native_image(
+            domain,
+            origin_ns=self.origin_ns,
+            wall_clock_ns=self._boot_wall_clock_ns,
+            p2m=p2m,
+            outspoken=outspoken,
+        )
+        execution = NativeVcpu(domain.vcpus[0], image, self._spawner, self._bells, self._record_crash)
         self._start(execution)
         return execution
 

@@ -31,12 +31,15 @@ class PageNotPresent(LookupError):
 
 
 class AddressSpace:
-    """The pages that are there. RAM is kept as runs (first PFN, end), sorted; others' pages singly."""
+    """The pages that are there. RAM is kept as runs (first PFN, end), sorted; others' pages singly.
+
+    base, view: where it begins, and all of it, for an engine that looks at nothing that is not there.
+    """
 
     def __init__(self) -> None:
-        self._base = reserve(1 << ADDRESS_BITS)
+        self.base = self._base = reserve(1 << ADDRESS_BITS)
         whole = (ctypes.c_char * (1 << ADDRESS_BITS)).from_address(self._base)
-        self._view = memoryview(whole).cast("B")
+        self.view = self._view = memoryview(whole).cast("B")
         self._extents: dict[int, int] = {}
         self._words = self._view.cast("I")
         self._ram: list[tuple[int, int]] = []

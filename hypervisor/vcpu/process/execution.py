@@ -19,11 +19,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from traceback import format_exc
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
 from anyio import wait_readable, wait_writable
@@ -82,6 +82,9 @@ class Image:
 
 class ProcessVcpu:
     """One process. `failure` says how it ended if it did so by itself."""
+
+    posts_always: ClassVar[bool] = False
+    """whether its process enters events also while it waits for an answer, so that nobody here ever does"""
 
     def __init__(
         self,
@@ -153,9 +156,7 @@ class ProcessVcpu:
             with self._scope:
                 self.stop()
                 await self._until_runnable()
-                enter_running(self.vcpu)
-                publish_wall_clock(self._domain)
-                publish_system_time(self.vcpu)
+                self._prepare()
                 await self._execute()
         except (SpawnError, OSError, XenError) as error:
             self._fail(f"its process cannot be started: {error}")
@@ -167,10 +168,23 @@ class ProcessVcpu:
 
     # ---- its life
 
+    def _prepare(self) -> None:
+        """What the guest finds in its memory, written before there is a process."""
+        enter_running(self.vcpu)
+        publish_wall_clock(self._domain)
+        publish_system_time(self.vcpu)
+
+    def _descriptors(self) -> Sequence[int]:
+        """Handed to the process beside its ends; they stay ours."""
+        return ()
+
     async def _execute(self) -> None:
         with Ends() as ends, self._connected(ends) as changes:
             child = await self._spawner.spawn(
-                self._image.entry, self._image.payload, ends.of_process, ends.output_of_process
+                self._image.entry,
+                self._image.payload,
+                [*ends.of_process, *self._descriptors()],
+                ends.output_of_process,
             )
             ends.hand_over()
             self.child = child
@@ -237,7 +251,8 @@ class ProcessVcpu:
         try:
             while True:
                 request = decode_request(await _receive(channel))
-                bits.post = None
+                if not self.posts_always:
+                    bits.post = None
                 changes.asked = True
                 self._count(request)
                 self._send_rung(ends.listener)  # it has rung before it asked: a port may be closed by this
@@ -298,16 +313,20 @@ class ProcessVcpu:
         """As CoroutineVcpu.hypercall, but others have their turn between its slices, and it stands still while
         its domain is paused.
         """
-        enter = self._domain.machine.hypercall
-        result = enter(self.vcpu, request.number, request.args)
+        enter, caller = self._domain.machine.hypercall, self._caller(request)
+        result = enter(caller, request.number, request.args)
         while isinstance(result, Continuation):
             if changes.are_many:
                 await _reply(channel, 0, changes, unfinished=True)
             await checkpoint()
             await self._until_unpaused()
-            result = enter(self.vcpu, result.number, result.args)
+            result = enter(caller, result.number, result.args)
         await self._until_unpaused()
         return result
+
+    def _caller(self, _request: Request) -> Vcpu:
+        """The vCPU that has made this request. Raises ChannelBroken."""
+        return self.vcpu
 
     async def _until_unpaused(self) -> None:
         if self.vcpu.blocked:

@@ -1,0 +1,89 @@
+"""A native domain's process, as the hypervisor sees it: one for all its vCPUs."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from hypervisor.pv.tally import TALLY_BYTES, Tally
+from hypervisor.sealed_memfd import sealed_memfd
+from hypervisor.vcpu.native.start import NativeStart
+from hypervisor.vcpu.process.confinement import Confinement
+from hypervisor.vcpu.process.execution import Image, ProcessVcpu
+from hypervisor.vcpu.process.wire import ChannelBroken, Request
+
+if TYPE_CHECKING:
+    from hypervisor.domain import Domain
+    from hypervisor.vcpu.process.bells import Bells
+    from hypervisor.vcpu.process.spawner import Spawner
+    from hypervisor.vcpu.state import Vcpu
+
+ENTRY: Final = "hypervisor.vcpu.native.process:enter"
+OPEN_FILES: Final = 4096
+DATA_BYTES: Final = 2 << 30
+"""of the engine: what it has translated above all"""
+
+
+def native_image(domain: Domain, *, origin_ns: int, wall_clock_ns: int, p2m: bytes, outspoken: bool) -> Image:
+    """What the process of `domain` executes. p2m: as in NativeStart."""
+    contexts = {vcpu.id: vcpu.context.pack() for vcpu in domain.vcpus if vcpu.context is not None}
+    start = NativeStart(
+        domid=domain.domid,
+        origin_ns=origin_ns,
+        wall_clock_ns=wall_clock_ns,
+        max_vcpus=len(domain.vcpus),
+        max_pages=domain.max_pages,
+        contexts=contexts,
+        p2m=p2m,
+        outspoken=outspoken,
+        confinement=Confinement(open_files=OPEN_FILES, data_bytes=DATA_BYTES),
+    )
+    return Image(ENTRY, start.model_dump_json().encode())
+
+
+class NativeVcpu(ProcessVcpu):
+    """vCPU 0 stands for all of them. tally: what the domain has done."""
+
+    posts_always: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        image: Image,
+        spawner: Spawner,
+        bells: Bells,
+        on_failure: Callable[[Vcpu, str], None],
+    ) -> None:
+        super().__init__(vcpu, image, spawner, bells, on_failure)
+        self._tally_fd = sealed_memfd(TALLY_BYTES)
+        self.tally = Tally.of(memoryview(mmap.mmap(self._tally_fd, TALLY_BYTES)))
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether no vCPU of the domain has anything to do."""
+        return bool(self.tally.blocked)
+
+    async def run(self) -> None:
+        """Execute the domain from its first unpause on."""
+        try:
+            await super().run()
+        finally:
+            os.close(self._tally_fd)
+
+    def _prepare(self) -> None:
+        """The process publishes time itself."""
+
+    def _descriptors(self) -> Sequence[int]:
+        ledger = self._domain.ledger
+        assert ledger is not None  # a PV domain has one
+        return ledger.fd, self._tally_fd
+
+    def _caller(self, request: Request) -> Vcpu:
+        vcpus = self._domain.vcpus
+        if request.vcpu >= len(vcpus):
+            raise ChannelBroken(f"a request of vCPU {request.vcpu}, expected 0 to {len(vcpus) - 1}")
+        vcpu = vcpus[request.vcpu]
+        vcpu.root = request.root
+        return vcpu

@@ -1,0 +1,180 @@
+"""Executes the vCPUs of a native domain: slices of the engine, and at their borders all else.
+
+There is one engine for all vCPUs of a domain, which switches between them: its atomic instructions are atomic within
+it alone. At slice borders, where the guest stands still, events are entered into shared_info, timers expire, and what
+the hypervisor has changed is done; they are the points at which the domain can be saved.
+"""
+
+from __future__ import annotations
+
+import select
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from hypervisor.pv import timers, traps
+from hypervisor.pv.vcpu import PvVcpu
+
+if TYPE_CHECKING:
+    from hypervisor.pv.domain import PvDomain
+    from hypervisor.vcpu.native.engine import Engine
+    from hypervisor.vcpu.native.residence import Residence
+    from hypervisor.vcpu.process.connection import Connection
+
+SLICE_NS: Final = 4_000_000
+"""how long the engine runs before it is looked whether there is something to do"""
+NANOSECONDS: Final = 1_000_000_000
+
+
+class Executor:
+    """The engine's handler, and the loop around it."""
+
+    def __init__(
+        self, connection: Connection, residence: Residence, engine: Engine, domain: PvDomain
+    ) -> None:
+        self.vcpu: PvVcpu = domain.vcpus[0]
+        self.domain = domain
+        self._connection = connection
+        self._residence = residence
+        self._engine = engine
+        self._domain = domain
+        self._tally = domain.tally
+        self._enter = domain.hypercalls.enter
+        self._saved: dict[int, Any] = {}
+        self._loaded: PvVcpu | None = None
+        self._next = 0
+
+    # ---- what the engine meets
+
+    def syscall(self) -> None:
+        """SYSCALL: a hypercall of the guest's kernel, or a system call of its user mode."""
+        vcpu = self.vcpu
+        if vcpu.in_kernel:
+            self._enter(vcpu)
+        else:
+            self._tally.syscalls += 1
+            traps.syscall(vcpu)
+        if vcpu.upcall_due:
+            traps.deliver_upcall(vcpu)
+
+    def sysenter(self) -> None:
+        """SYSENTER."""
+        traps.sysenter(self.vcpu)
+
+    def exception(self, vector: int, error_code: int) -> None:
+        """A fault or trap of the processor."""
+        self._tally.traps[vector] += 1
+        vcpu = self.vcpu
+        traps.exception(vcpu, vector, error_code, self._engine.cpu.cr2)
+        if vcpu.upcall_due:
+            traps.deliver_upcall(vcpu)
+
+    def software_interrupt(self, vector: int, next_rip: int) -> None:
+        """INT n."""
+        self._tally.traps[vector] += 1
+        traps.software_interrupt(self.vcpu, vector, next_rip)
+
+    def invalid_opcode(self) -> None:
+        """#UD."""
+        self._tally.traps[6] += 1
+        traps.invalid_opcode(self.vcpu)
+
+    def cpuid(self) -> None:
+        """CPUID without a prefix."""
+        traps.cpuid(self.vcpu)
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Until the hypervisor ends this process. Raises DomainCrash, and whatever a fault of ours raises."""
+        engine, tally, now_ns = self._engine, self._tally, self._domain.now_ns
+        listening = self._connection.listening
+        listening.fall_asleep()  # for good: a bell that rings while the engine runs is to stop it
+        fd = listening.fileno()
+        while True:
+            self._attend()
+            vcpu = self._pick()
+            if vcpu is None:
+                self._idle()
+                continue
+            if vcpu is not self._loaded:
+                self._switch(vcpu)
+            traps.deliver_upcall(vcpu)
+            tally.slices += 1
+            now, border = now_ns(), monotonic_ns()
+            deadline = self._deadline()
+            border += SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - now))
+            engine.run(border, fd)
+
+    def _attend(self) -> None:
+        """Whatever has come since the last border."""
+        self._connection.listening.drain()
+        set_pending = self._domain.ports.set_pending
+        for port in self._connection.collect():
+            set_pending(port)
+        if self._residence.unmapped:
+            self._residence.unmapped = False
+            self._engine.cpu.flush()
+        now = self._domain.now_ns()
+        for vcpu in self._domain.vcpus:
+            deadline = vcpu.deadline_ns
+            if deadline is not None and deadline <= now:
+                timers.expire(vcpu, now)
+
+    def _deadline(self) -> int | None:
+        """The earliest timer of any vCPU."""
+        deadlines = [deadline for vcpu in self._domain.vcpus if (deadline := vcpu.deadline_ns) is not None]
+        return min(deadlines) if deadlines else None
+
+    def _pick(self) -> PvVcpu | None:
+        """The next that may be executed, each in its turn."""
+        vcpus = self._domain.vcpus
+        count = len(vcpus)
+        for step in range(count):
+            vcpu = vcpus[(self._next + step) % count]
+            if vcpu.runnable:
+                self._next = (vcpu.id + 1) % count
+                return vcpu
+        return None
+
+    def _switch(self, vcpu: PvVcpu) -> None:
+        """Another vCPU's registers into the processor."""
+        engine = self._engine
+        if self._loaded is not None:
+            traps.switch_out(self._loaded)
+            self._saved[self._loaded.id] = engine.save()
+        saved = self._saved.pop(vcpu.id, None)
+        if saved is not None:
+            engine.load(saved)
+        else:
+            engine.reset()
+        self.vcpu = self._loaded = vcpu
+        engine.activate(vcpu.id)
+        traps.switch_in(vcpu)
+
+    def _idle(self) -> None:
+        """No vCPU has anything to do: wait for a bell or a timer."""
+        deadline = self._deadline()
+        timeout = None if deadline is None else max(0, deadline - self._domain.now_ns()) / NANOSECONDS
+        self._tally.blocked = 1
+        select.select([self._connection.listening.fileno()], [], [], timeout)
+        self._tally.blocked = 0
+
+    def report_registers(self, output: TextIO) -> None:
+        """What a domain that has crashed leaves behind, as Xen prints it."""
+        cpu, vcpu = self._engine.cpu, self.vcpu
+        mode = "kernel" if vcpu.in_kernel else "user"
+        print(f"vcpu {vcpu.id}, guest {mode} mode, root {vcpu.root:#x}", file=output)
+        for names in _REGISTERS:
+            print("  ".join(f"{name:>6} {getattr(cpu, name):016x}" for name in names), file=output)
+        output.flush()
+
+
+_REGISTERS: Final = (
+    ("rip", "rflags", "rsp"),
+    ("rax", "rbx", "rcx"),
+    ("rdx", "rsi", "rdi"),
+    ("rbp", "r8", "r9"),
+    ("r10", "r11", "r12"),
+    ("r13", "r14", "r15"),
+    ("cr2", "fs_base", "gs_base"),
+)

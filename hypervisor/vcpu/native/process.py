@@ -1,0 +1,146 @@
+"""The process of a native domain, from its first moment to its last.
+
+It is forked from one that has imported all this. It maps its memory, makes the engine, gives up every right that it
+does not need, and only then executes the guest.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import time
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from hypervisor.abi.sched import SCHEDOP_shutdown, SHUTDOWN_crash, sched_shutdown
+from hypervisor.abi.xen import HYPERVISOR_sched_op
+from hypervisor.pv.crash import DomainCrash
+from hypervisor.pv.descriptors import check as check_descriptor
+from hypervisor.pv.domain import PvDomain
+from hypervisor.pv.frames import Kind, LocalFrames
+from hypervisor.pv.layout import RAM_FIRST
+from hypervisor.pv.ledger import map_ledger
+from hypervisor.pv.machine_memory import MachineMemory
+from hypervisor.pv.page_tables import PageTables
+from hypervisor.pv.tally import TALLY_BYTES, Tally
+from hypervisor.vcpu.native.engine import Engine
+from hypervisor.vcpu.native.executor import Executor
+from hypervisor.vcpu.native.residence import Residence
+from hypervisor.vcpu.native.start import NativeStart
+from hypervisor.vcpu.process.confinement import confine
+from hypervisor.vcpu.process.connection import Connection, connect
+from hypervisor.vcpu.process.wire import RequestKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENDS: Final = 5
+"""descriptors of the connection; after them come the ledger and the tally"""
+
+
+class _Clock:
+    def __init__(self, start: NativeStart) -> None:
+        self._origin_ns = start.origin_ns
+        self._wall_clock_ns = start.wall_clock_ns
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns() - self._origin_ns
+
+    def wall_clock_ns(self) -> int:
+        return self._wall_clock_ns + self.now_ns()
+
+
+class _MachineWide:
+    def __init__(self, connection: Connection) -> None:
+        self._request = connection.request
+        self.ring = connection.routes.send
+
+    def request(self, number: int, args: tuple[int, ...], root: int, vcpu_id: int) -> int:
+        return self._request(RequestKind.HYPERCALL, number, args, root=root, vcpu=vcpu_id)
+
+
+def enter(payload: bytes, fds: list[int]) -> None:
+    """The process's entry. fds: of the connection, then ledger and tally."""
+    start = NativeStart.model_validate_json(payload)
+    executor = _assemble(start, fds)
+    shortcomings = confine(start.confinement)
+    if start.outspoken:
+        for shortcoming in shortcomings:
+            print(f"not confined: {shortcoming}", file=sys.stderr)
+    try:
+        executor.run()
+    except DomainCrash as crash:
+        print(f"domain {start.domid} crashed: {crash}", file=sys.stderr, flush=True)
+        executor.report_registers(sys.stderr)
+        _shut_down(executor.domain, SHUTDOWN_crash)
+
+
+def _assemble(start: NativeStart, fds: Sequence[int]) -> Executor:
+    connection = connect(fds[:ENDS])
+    ledger_fd, tally_fd = fds[ENDS:]
+    ledger = map_ledger(ledger_fd)
+    os.close(ledger_fd)
+    tally = Tally.of(memoryview(mmap.mmap(tally_fd, TALLY_BYTES)))
+    os.close(tally_fd)
+    frames = LocalFrames(ledger.types, ledger.granted)
+    residence = Residence(frames)
+    connection.begin(residence)
+    assert residence.shared_info is not None
+    memory = MachineMemory(connection.space.view)
+    engine = Engine(connection.space.base)
+    engine.map(0, RAM_FIRST + start.max_pages)
+    monitor = engine.monitor
+    page_tables = PageTables(
+        memory,
+        frames,
+        engine.cpu,
+        monitor.m2p,
+        monitor.xen_entries,
+        check_descriptor=check_descriptor,
+        ldt_changed=lambda vcpu: engine.set_ldt(vcpu.id, vcpu.ldt_frames, vcpu.ldt_entries),
+        domid=start.domid,
+        max_vcpus=start.max_vcpus,
+    )
+    domain = PvDomain(
+        domid=start.domid,
+        cpu=engine.cpu,
+        page_tables=page_tables,
+        frames=frames,
+        memory=memory,
+        m2p=monitor.m2p,
+        monitor=engine,
+        shared_info=residence.shared_info,
+        hypervisor=_MachineWide(connection),
+        clock=_Clock(start),
+        max_vcpus=start.max_vcpus,
+        tally=tally,
+        stop_slice=engine.stop,
+    )
+    residence.domain = domain
+    executor = Executor(connection, residence, engine, domain)
+    engine.handler = executor
+    _begin(domain, start)
+    return executor
+
+
+def _begin(domain: PvDomain, start: NativeStart) -> None:
+    """The domain as its builder has left it."""
+    m2p = domain.m2p
+    if start.p2m:
+        for pfn, mfn in enumerate(memoryview(start.p2m).cast("Q")):
+            m2p[mfn] = pfn
+    else:
+        for first, count, kind in domain.frames.runs():
+            if kind is Kind.OWN:
+                pfns = range(first - RAM_FIRST, first - RAM_FIRST + count)
+                m2p[first : first + count] = memoryview(array("Q", pfns))
+    for vcpu_id, context in start.contexts.items():
+        start_of_day(domain.vcpus[vcpu_id], vcpu_guest_context.unpack(context))
+
+
+def _shut_down(domain: PvDomain, reason: int) -> None:
+    """Does not return: the hypervisor ends the process."""
+    domain.argument[: sched_shutdown.size] = sched_shutdown(reason=reason).pack()
+    args = (SCHEDOP_shutdown, domain.argument_address)
+    domain.hypervisor.request(HYPERVISOR_sched_op, args, 0, 0)
