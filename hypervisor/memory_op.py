@@ -1,7 +1,7 @@
 """memory_op: how much memory a domain has, and what its physmap shows.
 
-Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py,
-physmap_op.py and memory_map_op.py; here is what they share: the operation is in the low bits of the command, and how many
+Follows do_memory_op of Xen 4.17 (xen/common/memory.c). The work is in reservation_op.py, physmap_op.py and
+memory_map_op.py; here is what they share: the operation is in the low bits of the command, and how many
 extents are done already in those above, so that a continuation is the same hypercall with another
 command.
 """
