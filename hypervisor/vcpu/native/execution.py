@@ -72,6 +72,33 @@ class NativeVcpu(ProcessVcpu):
         finally:
             os.close(self._tally_fd)
 
+    async def hop(self) -> None:
+        """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
+        NotRunning when there is none that could.
+        """
+        if self._changes is None or self._hopped is not None:
+            raise NotRunning(self._domain.domid)
+        self._hopped = hopped = anyio.Event()
+        self._state_fd = sealed_memfd(STATE_BYTES)
+        try:
+            self._changes.save(self._state_fd)
+            await hopped.wait()
+        finally:
+            os.close(self._state_fd)
+            self._hopped = None
+        if self._domain.stopped:
+            raise NotRunning(self._domain.domid)
+
+    def _resumed(self, request: Request) -> Image:
+        size = request.args[0]
+        if self._hopped is None or size > STATE_BYTES:
+            raise ChannelBroken(
+                f"{size} bytes of state, expected at most {STATE_BYTES} when they are asked for"
+            )
+        state = os.pread(self._state_fd, size, 0)
+        start = NativeStart.model_validate_json(self._image.payload)
+        return Image(ENTRY, start.model_copy(update={"state": state}).model_dump_json().encode())
+
     def _prepare(self) -> None:
         """The process publishes time itself."""
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 class Residence:
     """Implements hypervisor.vcpu.process.connection.Resident. domain: when it is there. unmapped: some pages have
-    gone since the engine last forgot its translations.
+    gone since the engine last forgot its translations. save_fd: where the state is to be written.
     """
 
     def __init__(self, frames: LocalFrames) -> None:
         self.shared_info: memoryview | None = None
         self.domain: PvDomain | None = None
         self.unmapped = False
+        self.save_fd: int | None = None
         self._frames = frames
 
     @property
@@ -64,3 +65,7 @@ class Residence:
             if self._frames.kind(mfn) is not Kind.ABSENT:
                 self._frames.vanish(mfn, 1)
         self.unmapped = True
+
+    def save_to(self, fd: int) -> None:
+        """At the next slice border."""
+        self.save_fd = fd

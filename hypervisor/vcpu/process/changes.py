@@ -11,11 +11,12 @@ one (`wanted`) before anybody else is told of the same change: a bell that rings
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.vcpu.process.bell_changes import BellChanges
 from hypervisor.vcpu.process.memory_changes import MemoryChanges
-from hypervisor.vcpu.process.wire import MAX_CHANGES, MAX_DESCRIPTORS, Change
+from hypervisor.vcpu.process.wire import MAX_CHANGES, MAX_DESCRIPTORS, Change, ChangeKind
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -56,9 +57,15 @@ class Changes:
         self.bells = BellChanges(domain.events, self._noted)
         self._wanted = wanted
         self._packet = Packet()
+        self._save: Change | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.memory.noted or self.bells.noted)
+        return bool(self.memory.noted or self.bells.noted or self._save)
+
+    def save(self, fd: int) -> None:
+        """Let the process write its state there when it has done all else, and end."""
+        self._save = Change(ChangeKind.SAVE, fds=(fd,))
+        self._noted()
 
     @property
     def are_many(self) -> bool:
@@ -75,6 +82,10 @@ class Changes:
         self._packet = packet = Packet()
         self.memory.fill(packet)
         self.bells.fill(packet)
+        if self._save is not None and packet.has_room and not self.left:
+            packet.add(self._save)
+            packet.undo.append(partial(setattr, self, "_save", self._save))
+            self._save = None
         return packet.changes
 
     @property

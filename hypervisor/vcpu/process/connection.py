@@ -51,6 +51,9 @@ class Resident(Protocol):
     def vanished(self, gpfn: int, count: int) -> None:
         """Pages are there no more."""
 
+    def save_to(self, fd: int) -> None:
+        """Write your state there when you stand still, and end."""
+
 
 class Connection:
     """Made of the channel, the bell that it hears and the one that it rings."""
@@ -135,6 +138,8 @@ class Connection:
             self.routes.silence(change)
         elif kind is ChangeKind.LISTEN:
             self.listening.listen(change)
+        elif kind is ChangeKind.SAVE:
+            resident.save_to(fds[0])
         else:
             self.listening.go_deaf(change)
 

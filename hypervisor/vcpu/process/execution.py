@@ -100,6 +100,8 @@ class ProcessVcpu:
         self.child: Child | None = None
         self._domain = vcpu.domain
         self._image = image
+        self._next_image: Image | None = image
+        self._changes: Changes | None = None
         self._spawner = spawner
         self._bells = bells
         self._on_failure = on_failure
@@ -179,7 +181,14 @@ class ProcessVcpu:
         return ()
 
     async def _execute(self) -> None:
+        """One process after the other, each of which goes on where the one before has saved its state."""
+        while self._next_image is not None:
+            self._image, self._next_image = self._next_image, None
+            await self._execute_once()
+
+    async def _execute_once(self) -> None:
         with Ends() as ends, self._connected(ends) as changes:
+            self._changes = changes
             child = await self._spawner.spawn(
                 self._image.entry,
                 self._image.payload,
@@ -196,7 +205,7 @@ class ProcessVcpu:
                 await self._serve(ends, changes, child)
             finally:
                 self._cpu_ns = self.cpu_ns
-                self.child = self._header = None
+                self._changes = self.child = self._header = None
                 with anyio.move_on_after(ENDING_SECONDS, shield=True):
                     child.kill()
                     await child.wait()
@@ -213,7 +222,7 @@ class ProcessVcpu:
             try:
                 yield changes
             finally:
-                domain.events.bits.post = None
+                domain.events.bits.post = self._missed if self._next_image is not None else None
                 self._bells.remove(domain)
         finally:
             changes.close()
@@ -227,6 +236,8 @@ class ProcessVcpu:
             self._send_rung(ends.listener)
             tasks.cancel_scope.cancel()
         self._print_last(ends.output)
+        if self._next_image is not None:
+            return
         killed = exit_.signal == signal.SIGKILL
         self._fail(self._broken if killed and self._broken else f"its process has ended: {exit_.describe()}")
 
@@ -256,6 +267,10 @@ class ProcessVcpu:
                 changes.asked = True
                 self._count(request)
                 self._send_rung(ends.listener)  # it has rung before it asked: a port may be closed by this
+                if request.kind is RequestKind.SAVED:
+                    self._next_image = self._resumed(request)
+                    child.kill()
+                    return
                 result = await self._answer(request, channel, changes)
                 bits.post = post
                 await _reply(channel, result, changes)
@@ -323,6 +338,15 @@ class ProcessVcpu:
             result = enter(caller, result.number, result.args)
         await self._until_unpaused()
         return result
+
+    def _missed(self, port: int) -> None:
+        """An event between two processes: the next one takes every port that another domain may have rung for as
+        pending.
+        """
+
+    def _resumed(self, _request: Request) -> Image:
+        """What goes on with the state that the process has saved. Raises ChannelBroken."""
+        raise ChannelBroken("it has saved a state that nobody has asked for")
 
     def _caller(self, _request: Request) -> Vcpu:
         """The vCPU that has made this request. Raises ChannelBroken."""

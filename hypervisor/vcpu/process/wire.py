@@ -29,6 +29,8 @@ class RequestKind(IntEnum):
     """args: first PFN, count. The pages are the domain's alone again"""
     SYNC = 4
     """Nothing but what has changed meanwhile"""
+    SAVED = 5
+    """args: how many bytes of state were written, as SAVE has asked. There is no answer: the process ends"""
 
 
 class ShareResult(IntEnum):
@@ -69,6 +71,8 @@ class ChangeKind(IntEnum):
     """nothing of extent `number` is the domain's any more"""
     VCPU_INFO = 12
     """vcpu_info lies at byte `offset` of page `gpfn`"""
+    SAVE = 13
+    """fd: write all state there that is not in the domain's memory, say SAVED, and go on no more"""
 
 
 DESCRIPTORS: Final = {
@@ -77,6 +81,7 @@ DESCRIPTORS: Final = {
     ChangeKind.MOVE_PAGE: 1,
     ChangeKind.LISTEN: 2,
     ChangeKind.RING: 2,
+    ChangeKind.SAVE: 1,
 }
 """how many come with each change"""
 OPTIONAL: Final = (ChangeKind.LISTEN, ChangeKind.RING)

@@ -1,0 +1,49 @@
+"""All state of a native domain that is neither in its memory nor known to the machine-wide core, as one model.
+
+It is taken at a slice border, where the guest stands still, and loaded by another process over the same memory. Time
+goes on by the machine's clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from hypervisor.pv.grants import Mapped
+from hypervisor.pv.page_tables_state import PageTablesState
+from hypervisor.pv.ports import PortsState
+from hypervisor.pv.vcpu_state import VcpuState, dump_vcpu, load_vcpu
+
+if TYPE_CHECKING:
+    from hypervisor.pv.domain import PvDomain
+
+
+class DomainState(BaseModel):
+    """grants: those that are mapped, by handle: (MFN, host_addr, flags)."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    vcpus: list[VcpuState]
+    page_tables: PageTablesState
+    ports: PortsState
+    grants: dict[int, tuple[int, int, int]]
+
+
+def dump_domain(domain: PvDomain, registers: list[bytes]) -> DomainState:
+    """registers: the register file of each vCPU, as the engine saves it."""
+    return DomainState(
+        vcpus=[dump_vcpu(vcpu) for vcpu in domain.vcpus],
+        page_tables=domain.page_tables.dump(),
+        ports=domain.ports.dump(),
+        grants={handle: tuple(mapped) for handle, mapped in domain.mapped_grants.items()},
+    )
+
+
+def load_domain(domain: PvDomain, state: DomainState) -> None:
+    """Into a domain that was just made, over the memory that the state belongs to."""
+    domain.page_tables.load(state.page_tables, domain.vcpus)
+    for vcpu, saved in zip(domain.vcpus, state.vcpus, strict=True):
+        load_vcpu(vcpu, saved)
+    domain.ports.load(state.ports)
+    domain.mapped_grants = {handle: Mapped(*mapped) for handle, mapped in state.grants.items()}
