@@ -83,6 +83,15 @@ class ForeignMapRefused(KernelError):
         self.errno = errno
 
 
+class NoGrantTable(KernelError):
+    """A domain under construction could not be given a grant table; status: GNTST_*."""
+
+    def __init__(self, domid: int, status: int) -> None:
+        super().__init__(f"domain {domid} got no grant table: GNTST {status}")
+        self.domid = domid
+        self.status = status
+
+
 class TooLittleMemory(KernelError):
     """The domain ends before `what`: the first memory of its kernel needs `wanted_pages` up to there."""
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from hypervisor.abi import domctl as abi
 from hypervisor.abi import sysctl
-from hypervisor.abi.arch_x86_64 import xen_arch_domainconfig
+from hypervisor.abi.arch_x86_64 import vcpu_guest_context, xen_arch_domainconfig
 from hypervisor.abi.domctl import XEN_DOMCTL_INTERFACE_VERSION
 from hypervisor.abi.sysctl import XEN_SYSCTL_INTERFACE_VERSION
 from hypervisor.abi.xen import DOMID_INVALID, HYPERVISOR_domctl, HYPERVISOR_sysctl
@@ -17,6 +17,7 @@ from kernel.hypercalls.call import Pending
 T = TypeVar("T")
 
 _INFO: Final = abi.xen_domctl_getdomaininfo
+SAME_CAP: Final = 0xFFFF
 
 
 def _domctl(
@@ -103,6 +104,39 @@ def max_vcpus(area: ArgumentArea, domid: int, count: int) -> Pending[None]:
     """Give a new domain its vCPUs."""
     limit = abi.xen_domctl_max_vcpus(max=count)
     return _domctl(area, "max_vcpus", abi.XEN_DOMCTL_max_vcpus, domid, _done, max_vcpus=limit)
+
+
+def setvcpucontext(
+    area: ArgumentArea, domid: int, vcpu_id: int, context: vcpu_guest_context
+) -> Pending[None]:
+    """Say what a vCPU of a native domain begins with."""
+    value = abi.xen_domctl_vcpucontext(vcpu=vcpu_id, ctxt=area.place(context))
+    return _domctl(area, "setvcpucontext", abi.XEN_DOMCTL_setvcpucontext, domid, _done, vcpucontext=value)
+
+
+def scheduler_op_get(area: ArgumentArea, domid: int) -> Pending[abi.xen_domctl_sched_credit]:
+    """Weight and cap of a domain."""
+
+    def decode(done: abi.xen_domctl) -> abi.xen_domctl_sched_credit:
+        return done.u.scheduler_op.u.credit
+
+    wanted = abi.xen_domctl_scheduler_op(
+        sched_id=abi.XEN_SCHEDULER_CREDIT, cmd=abi.XEN_DOMCTL_SCHEDOP_getinfo
+    )
+    return _domctl(area, "scheduler_op", abi.XEN_DOMCTL_scheduler_op, domid, decode, scheduler_op=wanted)
+
+
+def scheduler_op_put(
+    area: ArgumentArea, domid: int, *, weight: int = 0, cap: int = SAME_CAP
+) -> Pending[None]:
+    """Change a domain's weight and cap, a percentage of one processor; those that are not given stay. A cap of 0 is
+    none.
+    """
+    wanted = abi.xen_domctl_scheduler_op(
+        sched_id=abi.XEN_SCHEDULER_CREDIT, cmd=abi.XEN_DOMCTL_SCHEDOP_putinfo
+    )
+    wanted.u.credit = abi.xen_domctl_sched_credit(weight=weight, cap=cap)
+    return _domctl(area, "scheduler_op", abi.XEN_DOMCTL_scheduler_op, domid, _done, scheduler_op=wanted)
 
 
 def getdomaininfo(area: ArgumentArea, domid: int) -> Pending[abi.xen_domctl_getdomaininfo]:

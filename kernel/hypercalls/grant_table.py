@@ -64,6 +64,19 @@ def query_size(area: ArgumentArea, domid: int = DOMID_SELF) -> Pending[tuple[int
     return Pending("GNTTABOP_query_size", _OP, args, decode, slot.value)
 
 
+def setup_table(area: ArgumentArea, count: int, domid: int = DOMID_SELF) -> Pending[tuple[int, list[int]]]:
+    """Make a domain's grant table at least `count` pages large; status, and where in the domain they are."""
+    frames = area.put_frames([0] * count)
+    value = abi.gnttab_setup_table(dom=domid, nr_frames=count, frame_list=area.address + frames)
+    slot = area.put(value)
+    args = (abi.GNTTABOP_setup_table, slot.address, 1)
+
+    def decode(_result: int) -> tuple[int, list[int]]:
+        return slot.get().status, area.view[frames : frames + 8 * count].cast("Q").tolist()
+
+    return Pending("GNTTABOP_setup_table", _OP, args, decode, value)
+
+
 def map_refs(
     area: ArgumentArea, domid: int, references: Sequence[int], addresses: Sequence[int], flags: int
 ) -> Pending[list[MapResult]]:

@@ -189,7 +189,7 @@ async def test_an_error_of_ours_leaves_nothing_either(
         raise Unforeseen
 
     async with running_machine(tmp_path) as machine:
-        monkeypatch.setattr("dom0.toolstack.builder._open_rings", fail)
+        monkeypatch.setattr("dom0.toolstack.builder.open_ports", fail)
         with pytest.raises(Unforeseen):
             build_domain(machine.services.kernel, "g", UUID.bytes, 4 * MIB)
         assert sorted(machine.core.domains) == [0]
