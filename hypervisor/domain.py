@@ -9,6 +9,7 @@ from hypervisor.abi.sched import SHUTDOWN_crash
 from hypervisor.abi.xen import VIRQ_DOM_EXC
 from hypervisor.console_io import ConsoleAllowance
 from hypervisor.counters import Counters
+from hypervisor.credit import Share
 from hypervisor.errors import BadGpfn, InvalidArgument, XenError
 from hypervisor.event_channels import EventChannels
 from hypervisor.extent import PAGE_SIZE
@@ -44,7 +45,8 @@ class Traits:
 
 class Domain:
     """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its
-    vCPUs may run. `ledger`: of a native domain, what its process and this core tell each other of its frames.
+    vCPUs may run. `share`: of the processors. `ledger`: of a native domain, what its process and this core tell
+    each other of its frames.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Domain:
         self.shutdown_code: int | None = None  # SCHEDOP_shutdown_code: the reason, said beforehand
         self.pause_count = 1  # by whoever creates it, who unpauses it when it is built
         self.handle = traits.handle
+        self.share = Share()
         self.counters = Counters()
         self.console_allowance = ConsoleAllowance(machine.host)
         self.hvm_params: dict[int, int] = {}

@@ -21,6 +21,7 @@ from hypervisor.domain import Domain, Traits
 from hypervisor.domain_info import domain_info
 from hypervisor.errors import InvalidArgument, NoSuchDomain, Unsupported, WrongInterface
 from hypervisor.extent import PAGE_SHIFT
+from hypervisor.scheduler_op import adjust_domain
 from hypervisor.vcpu_context import get_context, set_context
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ def _getvcpuinfo(caller: Vcpu, request: abi.xen_domctl) -> None:
     info.cpu = 0
 
 
+def _scheduler_op(caller: Vcpu, request: abi.xen_domctl) -> None:
+    adjust_domain(caller.domain.machine.domain(request.domain), request.u.scheduler_op)
+
+
 # Acting; True: it is done
 
 
@@ -198,6 +203,7 @@ _ANSWERS: Final[Mapping[int, Callable[[Vcpu, abi.xen_domctl], None]]] = MappingP
         abi.XEN_DOMCTL_createdomain: _createdomain,
         abi.XEN_DOMCTL_getdomaininfo: _getdomaininfo,
         abi.XEN_DOMCTL_getvcpuinfo: _getvcpuinfo,
+        abi.XEN_DOMCTL_scheduler_op: _scheduler_op,
     }
 )
 

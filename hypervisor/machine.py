@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from hypervisor.abi.xen import DOMID_FIRST_RESERVED, DOMID_SELF, VIRQ_DOM_EXC
 from hypervisor.audit import audit
 from hypervisor.continuation import Continuation
+from hypervisor.credit import CreditScheduler
 from hypervisor.domain import Domain, Traits
 from hypervisor.errors import AlreadyExists, NoSuchDomain, OutOfMemory
 from hypervisor.extent import PAGE_SHIFT
@@ -37,11 +38,12 @@ class Fault:
 
 class Machine:
     """`memory_bytes`: how much machine memory all domains together may use; the host's RAM is used as it
-    is touched.
+    is touched. `pcpus`: on how many processors native domains run, as `scheduler` says.
     """
 
-    def __init__(self, host: Host, memory_bytes: int) -> None:
+    def __init__(self, host: Host, memory_bytes: int, pcpus: int = 1) -> None:
         self.host = host
+        self.scheduler = CreditScheduler(pcpus, host.now_ns())
         self.frames = FrameTable(memory_bytes >> PAGE_SHIFT)
         self.timers = TimerQueue(host)
         self.domains: dict[int, Domain] = {}

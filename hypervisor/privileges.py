@@ -66,11 +66,17 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             domctl.XEN_DOMCTL_setvcpucontext,
             domctl.XEN_DOMCTL_getvcpucontext,
             domctl.XEN_DOMCTL_max_vcpus,
+            domctl.XEN_DOMCTL_scheduler_op,
             domctl.XEN_DOMCTL_max_mem,
             domctl.XEN_DOMCTL_setdomainhandle,
         ),
         xen.__HYPERVISOR_sysctl: _each(
-            Who.CONTROL, NO_OPERATION, sysctl.XEN_SYSCTL_physinfo, sysctl.XEN_SYSCTL_getdomaininfolist
+            Who.CONTROL,
+            NO_OPERATION,
+            sysctl.XEN_SYSCTL_physinfo,
+            sysctl.XEN_SYSCTL_sched_id,
+            sysctl.XEN_SYSCTL_getdomaininfolist,
+            sysctl.XEN_SYSCTL_scheduler_op,
         ),
         xen.__HYPERVISOR_console_io: _each(Who.ANY, xen.CONSOLEIO_write)
         | _each(Who.CONTROL, xen.CONSOLEIO_read),

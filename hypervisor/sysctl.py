@@ -1,8 +1,8 @@
 """sysctl: what a control domain may ask about the machine as a whole.
 
 Follows xen/common/sysctl.c. As with domctl, another version of the interface is -EACCES, and the answer
-goes to a place that was found writable before. There is no processor of ours to report: the machine has
-one, of no particular speed.
+goes to a place that was found writable before. The processors of the machine are those that native domains are
+scheduled on, of no particular speed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import sysctl as abi
-from hypervisor.abi.domctl import xen_domctl_getdomaininfo
+from hypervisor.abi.domctl import XEN_SCHEDULER_CREDIT, xen_domctl_getdomaininfo
 from hypervisor.domain_info import domain_info
 from hypervisor.errors import Unsupported, WrongInterface
+from hypervisor.scheduler_op import adjust_machine
 
 if TYPE_CHECKING:
     from hypervisor.vcpu.state import Vcpu
@@ -36,11 +37,13 @@ def sysctl(caller: Vcpu, arg: int) -> int:
 
 
 def _physinfo(caller: Vcpu, request: abi.xen_sysctl) -> None:
-    frames = caller.domain.machine.frames
+    machine = caller.domain.machine
+    frames, pcpus = machine.frames, machine.scheduler.pcpus
     request.u.physinfo = abi.xen_sysctl_physinfo(
         threads_per_core=1,
-        cores_per_socket=1,
-        nr_cpus=1,
+        cores_per_socket=pcpus,
+        nr_cpus=pcpus,
+        max_cpu_id=pcpus - 1,
         nr_nodes=1,
         capabilities=abi.XEN_SYSCTL_PHYSCAP_hvm
         | abi.XEN_SYSCTL_PHYSCAP_hap
@@ -49,6 +52,14 @@ def _physinfo(caller: Vcpu, request: abi.xen_sysctl) -> None:
         free_pages=frames.free,
         max_mfn=frames.max_mfn,
     )
+
+
+def _sched_id(_caller: Vcpu, request: abi.xen_sysctl) -> None:
+    request.u.sched_id = abi.xen_sysctl_sched_id(sched_id=XEN_SCHEDULER_CREDIT)
+
+
+def _scheduler_op(caller: Vcpu, request: abi.xen_sysctl) -> None:
+    adjust_machine(caller.domain.machine, request.u.scheduler_op)
 
 
 def _getdomaininfolist(caller: Vcpu, request: abi.xen_sysctl) -> None:
@@ -65,6 +76,8 @@ def _getdomaininfolist(caller: Vcpu, request: abi.xen_sysctl) -> None:
 _OPERATIONS: Final[Mapping[int, Callable[[Vcpu, abi.xen_sysctl], None]]] = MappingProxyType(
     {
         abi.XEN_SYSCTL_physinfo: _physinfo,
+        abi.XEN_SYSCTL_sched_id: _sched_id,
+        abi.XEN_SYSCTL_scheduler_op: _scheduler_op,
         abi.XEN_SYSCTL_getdomaininfolist: _getdomaininfolist,
     }
 )

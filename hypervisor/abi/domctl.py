@@ -120,6 +120,10 @@ XEN_SCHEDULER_CREDIT2: Final = 6
 XEN_SCHEDULER_ARINC653: Final = 7
 XEN_SCHEDULER_RTDS: Final = 8
 XEN_SCHEDULER_NULL: Final = 9
+XEN_DOMCTL_SCHEDOP_putinfo: Final = 0
+XEN_DOMCTL_SCHEDOP_getinfo: Final = 1
+XEN_DOMCTL_SCHEDOP_putvcpuinfo: Final = 2
+XEN_DOMCTL_SCHEDOP_getvcpuinfo: Final = 3
 XEN_DOMCTL_SENDTRIGGER_NMI: Final = 0
 XEN_DOMCTL_SENDTRIGGER_RESET: Final = 1
 XEN_DOMCTL_SENDTRIGGER_INIT: Final = 2
@@ -214,6 +218,41 @@ class xen_domctl_max_vcpus(Struct, size=4):
     max: u32 = 0
 
 
+class xen_domctl_sched_credit(Struct, size=4):
+    weight: u16 = 0
+    cap: u16 = 0
+
+
+class xen_domctl_sched_credit2(Struct, size=4):
+    weight: u16 = 0
+    cap: u16 = 0
+
+
+class xen_domctl_sched_rtds(Struct, size=12):
+    period: u32 = 0
+    budget: u32 = 0
+    flags: u32 = 0
+
+
+class xen_domctl_scheduler_op_u_v(Struct, size=16, anonymous=True):
+    vcpus: Handle = 0
+    nr_vcpus: u32 = 0
+    padding: u32 = 0
+
+
+class xen_domctl_scheduler_op_u(Union, size=16, anonymous=True):
+    credit: xen_domctl_sched_credit = ZERO
+    credit2: xen_domctl_sched_credit2 = ZERO
+    rtds: xen_domctl_sched_rtds = ZERO
+    v: xen_domctl_scheduler_op_u_v = ZERO
+
+
+class xen_domctl_scheduler_op(Struct, size=24):
+    sched_id: u32 = 0
+    cmd: u32 = 0
+    u: xen_domctl_scheduler_op_u = ZERO
+
+
 class xen_domctl_setdomainhandle(Struct, size=16):
     handle: Annotated[bytes, Bytes(16)] = ZERO
 
@@ -273,6 +312,7 @@ class xen_domctl_u(Union, size=128, anonymous=True):
     vcpucontext: xen_domctl_vcpucontext = ZERO
     getvcpuinfo: xen_domctl_getvcpuinfo = ZERO
     max_vcpus: xen_domctl_max_vcpus = ZERO
+    scheduler_op: xen_domctl_scheduler_op = ZERO
     setdomainhandle: xen_domctl_setdomainhandle = ZERO
     setdebugging: xen_domctl_setdebugging = ZERO
     hypercall_init: xen_domctl_hypercall_init = ZERO

@@ -48,6 +48,13 @@ XEN_SYSCTL_PHYSCAP_vpmu: Final = 128
 XEN_SYSCTL_PHYSCAP_gnttab_v1: Final = 256
 XEN_SYSCTL_PHYSCAP_gnttab_v2: Final = 512
 XEN_SYSCTL_PHYSCAP_MAX: Final = 512
+XEN_SYSCTL_SCHED_RATELIMIT_MAX: Final = 500000
+XEN_SYSCTL_SCHED_RATELIMIT_MIN: Final = 100
+XEN_SYSCTL_CSCHED_TSLICE_MAX: Final = 1000
+XEN_SYSCTL_CSCHED_TSLICE_MIN: Final = 1
+XEN_SYSCTL_CSCHED_MGR_DLY_MAX_US: Final = 100000
+XEN_SYSCTL_SCHEDOP_putinfo: Final = 0
+XEN_SYSCTL_SCHEDOP_getinfo: Final = 1
 XEN_SYSCTL_CPUPOOL_OP_CREATE: Final = 1
 XEN_SYSCTL_CPUPOOL_OP_DESTROY: Final = 2
 XEN_SYSCTL_CPUPOOL_OP_INFO: Final = 3
@@ -159,6 +166,33 @@ class xen_sysctl_cpupool_op(Struct, size=40):
     cpumap: xenctl_bitmap = ZERO
 
 
+class xen_sysctl_credit_schedule(Struct, size=12):
+    tslice_ms: u32 = 0
+    ratelimit_us: u32 = 0
+    vcpu_migr_delay_us: u32 = 0
+
+
+class xen_sysctl_credit2_schedule(Struct, size=4):
+    ratelimit_us: u32 = 0
+
+
+class xen_sysctl_sched_arinc653(Struct, size=8):
+    schedule: Handle = 0
+
+
+class xen_sysctl_scheduler_op_u(Union, size=16, anonymous=True):
+    sched_arinc653: xen_sysctl_sched_arinc653 = ZERO
+    sched_credit: xen_sysctl_credit_schedule = ZERO
+    sched_credit2: xen_sysctl_credit2_schedule = ZERO
+
+
+class xen_sysctl_scheduler_op(Struct, size=32):
+    cpupool_id: u32 = 0
+    sched_id: u32 = 0
+    cmd: u32 = 0
+    u: xen_sysctl_scheduler_op_u = ZERO
+
+
 class xen_sysctl_u(Union, size=128, anonymous=True):
     readconsole: xen_sysctl_readconsole = ZERO
     physinfo: xen_sysctl_physinfo = ZERO
@@ -170,6 +204,7 @@ class xen_sysctl_u(Union, size=128, anonymous=True):
     getcpuinfo: xen_sysctl_getcpuinfo = ZERO
     availheap: xen_sysctl_availheap = ZERO
     cpupool_op: xen_sysctl_cpupool_op = ZERO
+    scheduler_op: xen_sysctl_scheduler_op = ZERO
     pad: Annotated[bytes, Bytes(128)] = ZERO
 
 
