@@ -1,0 +1,136 @@
+/* Requests without sense, drawn by a generator whose seed is argument 0; argument 1 says how many. Whatever comes of
+ * them, it is this domain alone that it comes to: it may crash. Afterwards the page tables are audited from outside. */
+#include "../kernel.h"
+
+static u64 state;
+
+static u64 draw(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+static u64 below(u64 limit)
+{
+    return draw() % limit;
+}
+
+#define PAGES 24
+static u64 some[PAGES];
+
+static u64 frame(void)
+{
+    switch (below(24)) {
+    case 0:
+        return below(0x110000);
+    case 1:
+        return start_info->shared_info >> 12;
+    case 2:
+        return 0x1000 + below(16);
+    case 3:
+        return draw();
+    default:
+        return some[below(PAGES)];
+    }
+}
+
+static u64 flags(void)
+{
+    static const u64 common[] = {DATA, READ_ONLY, TABLE, 0, PTE_P, PTE_P | PTE_W, DATA | PTE_NX, DATA | PTE_PSE};
+    return below(30) ? common[below(below(3) ? 3 : 8)] : draw() & 0xfff0000000000fff;
+}
+
+static u64 slot(void)
+{
+    static const u64 common[] = {0, 1, 2, 3, 255, 256, 271, 272, 511};
+    return common[below(9)];
+}
+
+static u64 word(void)
+{
+    switch (below(8)) {
+    case 0:
+        return draw();
+    case 1:
+        return (u64)FRESH + below(4) * PAGE;
+    case 2:
+        return HYPERVISOR_VIRT_START + below(1ul << 43);
+    case 3:
+        return (u64)virtual_of(some[below(PAGES)]) + below(PAGE);
+    case 4:
+        return frame() << 12 | below(4096);
+    case 5:
+        return ~0ul << below(64);
+    default:
+        return below(64);
+    }
+}
+
+CASE(fuzz_tables)
+{
+    state = argument(0) * 0x9e3779b97f4a7c15 + 1;
+    for (unsigned each = 0; each < PAGES; each++) {
+        void *page = new_page();
+        some[each] = mfn_of(page);
+        if (each % 8)
+            protect(page, false);
+    }
+    u64 done = 0, refused = 0;
+    for (u64 count = argument(1); count; count--) {
+        s64 result = 0;
+        u64 chosen = some[below(PAGES)];
+        switch (below(9)) {
+        case 0:
+            result = protect(virtual_of(chosen), below(3) == 0);
+            break;
+        case 1:
+        case 2:
+            result = mmuext((unsigned)below(4), frame(), 0);
+            break;
+        case 3:
+            result = mmuext(MMUEXT_UNPIN_TABLE, chosen, 0);
+            break;
+        case 4:
+            result = mmuext((unsigned)(below(3) ? below(22) : MMUEXT_NEW_USER_BASEPTR), frame(), frame());
+            break;
+        case 5:
+            result = update_va(FRESH + below(4) * PAGE, pte(frame(), flags()));
+            break;
+        case 6: {
+            u64 frames[1] = {chosen};
+            result = HYPERCALL(set_gdt, frames, below(2) * 512);
+            break;
+        }
+        default:
+            result = mmu_update(frame() << 12 | slot() << 3 | below(4) * !below(4), pte(frame(), flags()));
+        }
+        done += result >= 0;
+        refused += result < 0;
+    }
+    check(done && refused, "%lu done, %lu refused", done, refused);
+}
+
+CASE(fuzz_hypercalls)
+{
+    state = argument(0) * 0x9e3779b97f4a7c15 + 1;
+    for (unsigned each = 0; each < PAGES; each++)
+        some[each] = mfn_of(new_page());
+    u64 done = 0, refused = 0;
+    for (u64 count = argument(1); count; count--) {
+        u64 number = below(60);
+        u64 first = below(4) ? below(40) : word();
+        if (number == __HYPERVISOR_iret || number == __HYPERVISOR_console_io)
+            continue;
+        if (number == __HYPERVISOR_sched_op && first > 1)
+            continue; /* shutting down is no news */
+        if ((number == __HYPERVISOR_sched_op && first == SCHEDOP_block) || number == 6)
+            continue; /* nothing would wake it */
+        s64 result = hypercall(number, first, word(), word(), below(2) ? DOMID_SELF : word(), word());
+        events_off();
+        done += result >= 0;
+        refused += result < 0;
+    }
+    check(done && refused, "%lu done, %lu refused", done, refused);
+}
