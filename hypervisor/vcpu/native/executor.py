@@ -108,9 +108,7 @@ class Executor:
     def _attend(self) -> None:
         """Whatever has come since the last border."""
         self._connection.listening.drain()
-        set_pending = self._domain.ports.set_pending
-        for port in self._connection.collect():
-            set_pending(port)
+        self._connection.collect(self._domain.ports.set_pending)
         if self._residence.unmapped:
             self._residence.unmapped = False
             self._engine.cpu.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
@@ -96,17 +96,18 @@ class Connection:
             halt(error)
         return result
 
-    def collect(self) -> list[int]:
-        """The ports that were rung for since the last time; what has changed meanwhile is done."""
+    def collect(self, enter: Callable[[int], None]) -> None:
+        """Enter the ports that were rung for since the last time, and do what has changed meanwhile."""
         listening = self.listening
-        rung = listening.collect()
+        for port in listening.collect():
+            enter(port)
         hypervisor = listening.hypervisor
         if hypervisor.wants_sync:
             listening.put_back()
             hypervisor.synced()
             self.request(RequestKind.SYNC)
-            rung += listening.collect()
-        return rung
+            for port in listening.collect():
+                enter(port)
 
     def _apply(self, change: Change) -> None:
         kind, gpfn, pages, number, offset, fds = change

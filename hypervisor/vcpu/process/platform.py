@@ -88,8 +88,7 @@ class ProcessPlatform:
         """Enter what has been rung into shared_info; whether an upcall is pending."""
         events = self._events
         assert events is not None  # SHARED_INFO is among the first changes
-        for port in self._connection.collect():
-            events.set_pending(port)
+        self._connection.collect(events.set_pending)
         return events.upcall_pending
 
     def _look(self) -> bool:
