@@ -100,12 +100,16 @@ class ChannelsMachine(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def stop(self, number: int) -> None:
-        """A process ends; what it has rung, and has been rung for it, is with it."""
+        """A process ends; what it has rung, and has been rung for it, is with it, and what others ring for it until
+        they hear of its end is lost, like all that concerns a domain that has ended.
+        """
         wired = self.wired.pop(number, None)
         if wired is not None:
             wired.hear()
             wired.take()
             wired.close()
+            for other in self.wired.values():
+                other.take()
 
     @rule(number=numbers)
     def take(self, number: int) -> None:
