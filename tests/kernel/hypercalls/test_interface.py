@@ -130,6 +130,10 @@ def test_the_control_domain_makes_and_ends_others(dom0: BareKernel) -> None:
     info = control.getdomaininfo(domid)
     assert (info.domain, info.handle, info.tot_pages) == (domid, b"0123456789abcdef", 8)
     assert info.flags & XEN_DOMINF_paused
+    control.scheduler_op_put(domid, weight=512)
+    control.scheduler_op_put(domid, cap=50)
+    share = control.scheduler_op_get(domid)
+    assert (share.weight, share.cap) == (512, 50)
     control.unpausedomain(domid)
     control.pausedomain(domid)
     assert [found.domain for found in control.getdomaininfolist(0, 16)] == [0, domid]
