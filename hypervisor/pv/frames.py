@@ -38,7 +38,7 @@ class Kind(IntEnum):
     FOREIGN_READONLY = 4
 
 
-class Type(IntEnum):
+class TypeOfFrame(IntEnum):
     """What a frame must stay as long as it is referred to as such: PGT_* of Xen's, with its numbers."""
 
     NONE = 0
@@ -54,20 +54,20 @@ KIND_SHIFT: Final = 3
 TYPE_MASK: Final = 7
 
 
-def use_of(kind: Kind, kind_type: Type = Type.NONE) -> int:
+def use_of(kind: Kind, of_type: TypeOfFrame = TypeOfFrame.NONE) -> int:
     """The byte in `uses`."""
-    return kind << KIND_SHIFT | kind_type
+    return kind << KIND_SHIFT | of_type
 
 
 OWN_UNUSED: Final = use_of(Kind.OWN)
-OWN_WRITABLE: Final = use_of(Kind.OWN, Type.WRITABLE)
+OWN_WRITABLE: Final = use_of(Kind.OWN, TypeOfFrame.WRITABLE)
 XEN_UNUSED: Final = use_of(Kind.XEN)
-XEN_WRITABLE: Final = use_of(Kind.XEN, Type.WRITABLE)
-OWN_L1: Final = use_of(Kind.OWN, Type.L1)
-OWN_L2: Final = use_of(Kind.OWN, Type.L2)
-OWN_L3: Final = use_of(Kind.OWN, Type.L3)
-OWN_L4: Final = use_of(Kind.OWN, Type.L4)
-OWN_SEGDESC: Final = use_of(Kind.OWN, Type.SEGDESC)
+XEN_WRITABLE: Final = use_of(Kind.XEN, TypeOfFrame.WRITABLE)
+OWN_L1: Final = use_of(Kind.OWN, TypeOfFrame.L1)
+OWN_L2: Final = use_of(Kind.OWN, TypeOfFrame.L2)
+OWN_L3: Final = use_of(Kind.OWN, TypeOfFrame.L3)
+OWN_L4: Final = use_of(Kind.OWN, TypeOfFrame.L4)
+OWN_SEGDESC: Final = use_of(Kind.OWN, TypeOfFrame.SEGDESC)
 FIRST_MAPPABLE: Final = OWN_UNUSED
 END_MAPPABLE: Final = use_of(Kind.FOREIGN)
 """Uses from FIRST_MAPPABLE up to here are those of frames that a guest may map read-only by itself."""
@@ -95,9 +95,9 @@ class LocalFrames:
         """Whose it is; ABSENT for what is no MFN at all."""
         return Kind(self.uses[mfn] >> KIND_SHIFT) if 0 <= mfn < MFN_END else Kind.ABSENT
 
-    def type(self, mfn: int) -> Type:
+    def type(self, mfn: int) -> TypeOfFrame:
         """What it is used as."""
-        return Type(self.uses[mfn] & TYPE_MASK)
+        return TypeOfFrame(self.uses[mfn] & TYPE_MASK)
 
     def references(self, mfn: int) -> int:
         """All of them: Xen's general count without the one for being allocated."""

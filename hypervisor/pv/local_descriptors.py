@@ -1,0 +1,64 @@
+"""The guest's LDT: pages of its kernel's memory that the processor reads as descriptors.
+
+Follows MMUEXT_SET_LDT and pv_destroy_ldt of Xen 4.17, but for one thing: Xen refers to a page of the LDT when the
+processor first reads it, this when the LDT is set or the kernel's root changes. A page that is not mapped then, or no
+valid descriptor table, holds no descriptors for as long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hypervisor.errors import BadFrame
+from hypervisor.pv.entries import ADDRESS_MASK, PRESENT
+from hypervisor.pv.layout import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hypervisor.pv.validation import Validation
+    from hypervisor.pv.vcpu import PvVcpu
+    from hypervisor.pv.walks import Walks
+
+DESCRIPTORS_A_PAGE: Final = 512
+
+
+class LocalDescriptors:
+    """Of the vCPUs of one domain."""
+
+    __slots__ = ("_validation", "_walks")
+
+    def __init__(self, validation: Validation, walks: Walks) -> None:
+        self._validation = validation
+        self._walks = walks
+
+    def set(self, vcpu: PvVcpu, base: int, entries: int) -> None:
+        """The LDT has `entries` descriptors, checked to be at most 8192, at virtual address `base`."""
+        if (base, entries) == (vcpu.ldt_base, vcpu.ldt_entries):
+            return
+        self.drop(vcpu)
+        vcpu.ldt_base = base
+        vcpu.ldt_entries = entries
+        self.map(vcpu)
+
+    def map(self, vcpu: PvVcpu) -> None:
+        """Refer to its pages, as the kernel's tables have them, and tell the processor."""
+        pages = -(-vcpu.ldt_entries // DESCRIPTORS_A_PAGE)
+        quads = self._validation.memory.quads
+        for page in range(pages):
+            slot = self._walks.l1_slot(vcpu.kernel_root, vcpu.ldt_base + page * PAGE_SIZE)
+            entry: int = quads[slot] if slot >= 0 else 0
+            if entry & PRESENT:
+                mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
+                try:
+                    self._validation.take_descriptors(mfn)
+                except BadFrame:
+                    continue
+                vcpu.ldt_frames[page] = mfn
+        vcpu.domain.monitor.set_ldt(vcpu.id, vcpu.ldt_frames[:pages], vcpu.ldt_entries)
+        self._validation.flush_due = True
+
+    def drop(self, vcpu: PvVcpu) -> None:
+        """Refer to them no more. The processor is told by the `map` that follows, or has no use for the vCPU."""
+        for page, mfn in enumerate(vcpu.ldt_frames):
+            if mfn:
+                self._validation.put_descriptors(mfn)
+                vcpu.ldt_frames[page] = 0

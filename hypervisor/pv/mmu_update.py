@@ -1,0 +1,273 @@
+"""mmu_update and update_va_mapping: entries of page tables change, one by one, each validated before it is written.
+
+Follows do_mmu_update, __do_update_va_mapping and mod_l1_entry to mod_l4_entry of xen/arch/x86/mm.c of Xen 4.17. The
+processor stands still meanwhile. What it caches is forgotten before the guest runs on if a frame that it may still
+write to has become a table; other stale translations are the guest's own business, and it asks for flushes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct as Codec
+from typing import TYPE_CHECKING, Final
+
+from hypervisor.abi.mmu import (
+    MMU_MACHPHYS_UPDATE,
+    MMU_PT_UPDATE_PRESERVE_AD,
+    UVMF_FLUSHTYPE_MASK,
+    UVMF_INVLPG,
+    UVMF_TLB_FLUSH,
+    mmu_update,
+)
+from hypervisor.abi.xen import DOMID_SELF, HYPERVISOR_mmu_update
+from hypervisor.continuation import Continuation
+from hypervisor.errors import BadFrame, GuestFault, InvalidArgument, NotPermitted, Unsupported, XenError
+from hypervisor.pv.entries import (
+    ACCESSED,
+    ACCESSED_DIRTY,
+    ADDRESS_MASK,
+    L1_DISALLOWED,
+    L1_SIGNIFICANT,
+    PRESENT,
+    TABLE_DISALLOWED,
+    TABLE_SIGNIFICANT,
+    USER,
+    BadEntry,
+    adjusted_l1,
+    is_guest_address,
+)
+from hypervisor.pv.frames import (
+    OWN_L1,
+    OWN_L2,
+    OWN_L4,
+    OWN_UNUSED,
+    OWN_WRITABLE,
+    XEN_UNUSED,
+    XEN_WRITABLE,
+    TypeOfFrame,
+)
+from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
+from hypervisor.pv.validation import BUDGET, Preempted
+
+if TYPE_CHECKING:
+    from hypervisor.pv.cpu import Cpu
+    from hypervisor.pv.validation import Validation
+    from hypervisor.pv.vcpu import PvVcpu
+    from hypervisor.pv.walks import Walks
+
+PREEMPTED: Final = 1 << 31
+"""in `count`: the call goes on (MMU_UPDATE_PREEMPTED)"""
+REQUESTS_A_SLICE: Final = 512
+VCPU_MASK_BYTES: Final = 8
+
+_requests = Codec("<QQ")
+_done = Codec("<I")
+
+
+class Updates:
+    """Of one domain.
+
+    m2p: u64 PFN by MFN. domid: its own.
+    """
+
+    __slots__ = ("_cpu", "_domid", "_m2p", "_validation", "_walks")
+
+    def __init__(self, validation: Validation, walks: Walks, cpu: Cpu, m2p: memoryview, domid: int) -> None:
+        self._validation = validation
+        self._walks = walks
+        self._cpu = cpu
+        self._m2p = m2p
+        self._domid = domid
+
+    # One entry
+
+    def set_l1(self, slot: int, value: int, preserve_ad: bool = False) -> None:
+        """Write `value` to the L1 entry at `slot`, an index of a u64 in machine memory. BadEntry."""
+        validation = self._validation
+        quads = validation.memory.quads
+        old: int = quads[slot]
+        if value & PRESENT:
+            if value & L1_DISALLOWED:
+                raise BadEntry(1, value, f"flags {value & L1_DISALLOWED:#x}")
+            value = adjusted_l1(value)
+            if not (old ^ value) & L1_SIGNIFICANT:
+                quads[slot] = value | old & ACCESSED_DIRTY if preserve_ad else value
+                return
+            validation.take_data(value)
+        quads[slot] = value | old & ACCESSED_DIRTY if preserve_ad else value
+        if old & PRESENT:
+            validation.drop_data(old)
+
+    def _set_table(self, vcpu: PvVcpu, slot: int, value: int, level: int, preserve_ad: bool) -> None:
+        """The same for levels 2 to 4. BadEntry, BadFrame, Preempted."""
+        validation = self._validation
+        if level == TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot & 511 <= LAST_XEN_SLOT:
+            raise BadEntry(level, value, f"slot {slot & 511} is the hypervisor's")
+        quads = validation.memory.quads
+        old: int = quads[slot]
+        if value & PRESENT:
+            if value & TABLE_DISALLOWED:
+                raise BadEntry(level, value, f"flags {value & TABLE_DISALLOWED:#x}")
+            value |= USER | ACCESSED if level == TypeOfFrame.L4 else USER
+            if not (old ^ value) & TABLE_SIGNIFICANT:
+                quads[slot] = value | old & ACCESSED_DIRTY if preserve_ad else value
+                return
+            validation.take(vcpu.id, (value & ADDRESS_MASK) >> PAGE_SHIFT, level - 1)
+        quads[slot] = value | old & ACCESSED_DIRTY if preserve_ad else value
+        if old & PRESENT:
+            validation.drop((old & ADDRESS_MASK) >> PAGE_SHIFT)
+
+    # mmu_update
+
+    def mmu_update(
+        self, vcpu: PvVcpu, ureqs: int, count: int, pdone: int, foreigndom: int
+    ) -> int | Continuation:
+        """The hypercall, as far as its budget goes."""
+        validation = self._validation
+        validation.budget = BUDGET
+        if validation.deferred and not validation.drain():
+            return Continuation(HYPERVISOR_mmu_update, (ureqs, count, pdone, foreigndom))
+        if count == PREEMPTED and not ureqs:
+            return as_result(foreigndom)
+        before = 0
+        if count & PREEMPTED:
+            count ^= PREEMPTED
+            before = self.progress(vcpu, pdone)
+        self.check_handle(ureqs, count * mmu_update.size)
+        self.check_domain(foreigndom & 0xFFFF)
+        if foreigndom >> 16:
+            self.check_domain((foreigndom >> 16) - 1)
+        done, error = self._run(vcpu, ureqs, min(count, REQUESTS_A_SLICE))
+        self.report(vcpu, pdone, before + done)
+        if error is None and done < count:
+            rest = (ureqs + done * mmu_update.size, (count - done) | PREEMPTED, pdone, foreigndom)
+            return Continuation(HYPERVISOR_mmu_update, rest)
+        return self.finish(HYPERVISOR_mmu_update, error)
+
+    def _run(self, vcpu: PvVcpu, ureqs: int, count: int) -> tuple[int, XenError | None]:
+        """Up to `count` requests: how many were done, and what ended them."""
+        validation = self._validation
+        uses = validation.frames.uses
+        root = vcpu.kernel_root
+        set_l1 = self.set_l1
+        done = 0
+        if not count:
+            return 0, None
+        try:
+            requests = self._walks.read(root, ureqs, count * mmu_update.size)
+        except GuestFault as fault:
+            return 0, fault
+        try:
+            for ptr, value in _requests.iter_unpack(requests):
+                command = ptr & 7
+                mfn = ptr >> PAGE_SHIFT
+                if command in (0, MMU_PT_UPDATE_PRESERVE_AD):
+                    if mfn < MFN_END and uses[mfn] == OWN_L1:
+                        set_l1(ptr >> 3, value, command != 0)
+                    else:
+                        self._update_other(vcpu, ptr >> 3, value, command != 0)
+                        if validation.deferred and not validation.drain():
+                            return done + 1, None
+                elif command == MMU_MACHPHYS_UPDATE:
+                    self._update_m2p(mfn, value)
+                elif command < 4:
+                    self._update_other(vcpu, ptr >> 3, value, False)
+                else:
+                    raise Unsupported(f"mmu_update command {command}")
+                done += 1
+        except Preempted:
+            return done, None
+        except XenError as error:
+            return done, error
+        return done, None
+
+    def _update_other(self, vcpu: PvVcpu, slot: int, value: int, preserve_ad: bool) -> None:
+        """An entry of a table of any level, or a u64 of memory that is no table."""
+        validation = self._validation
+        mfn = slot >> 9
+        use = validation.frames.uses[mfn] if mfn < MFN_END else 0
+        if OWN_L2 <= use <= OWN_L4:
+            self._set_table(vcpu, slot, value, use - OWN_UNUSED, preserve_ad)
+        elif use == OWN_L1:
+            self.set_l1(slot, value, preserve_ad)
+        elif use in (OWN_UNUSED, OWN_WRITABLE, XEN_UNUSED, XEN_WRITABLE):
+            validation.memory.quads[slot] = value
+        else:
+            raise BadFrame(mfn, "neither page table nor writable memory of the domain")
+
+    def _update_m2p(self, mfn: int, pfn: int) -> None:
+        use = self._validation.frames.uses[mfn] if mfn < MFN_END else 0
+        if not OWN_UNUSED <= use <= XEN_WRITABLE:
+            raise BadFrame(mfn, "not the domain's")
+        self._m2p[mfn] = pfn
+
+    # What mmuext_op has in common
+
+    def check_handle(self, address: int, size: int) -> None:
+        """GuestFault unless an array there is the guest's."""
+        if not is_guest_address(address) or not is_guest_address(address + max(size, 1) - 1):
+            raise GuestFault(self._domid, address, size)
+
+    def check_domain(self, domid: int) -> None:
+        """NotPermitted: page tables and frames of other domains are not for this one."""
+        if domid not in (DOMID_SELF, self._domid):
+            raise NotPermitted(self._domid, f"update mappings for domain {domid}")
+
+    def progress(self, vcpu: PvVcpu, pdone: int) -> int:
+        """What earlier parts of the call have reported."""
+        if not pdone:
+            return 0
+        try:
+            done: int = _done.unpack(self._walks.read(vcpu.kernel_root, pdone, _done.size))[0]
+        except GuestFault:
+            return 0
+        return done
+
+    def report(self, vcpu: PvVcpu, pdone: int, done: int) -> None:
+        """Say how many were done, if the guest wants to know and can be told."""
+        if pdone:
+            try:
+                self._walks.write(vcpu.kernel_root, pdone, _done.pack(done & 0xFFFF_FFFF))
+            except GuestFault:
+                return
+
+    def finish(self, number: int, error: XenError | None) -> int | Continuation:
+        """The result, when no table is left to be demoted; until then a call that only waits for that."""
+        if not self._validation.drain():
+            result = 0 if error is None else -error.errno
+            return Continuation(number, (0, PREEMPTED, 0, result & 0xFFFF_FFFF))
+        if error is not None:
+            raise error
+        return 0
+
+    # update_va_mapping
+
+    def update_va_mapping(self, vcpu: PvVcpu, va: int, value: int, flags: int) -> int:
+        """The hypercall, but for a full flush: `flush_due` says whether one is."""
+        validation = self._validation
+        slot = self._walks.l1_slot(vcpu.kernel_root, va)
+        if slot < 0 or validation.frames.uses[slot >> 9] != OWN_L1:
+            raise InvalidArgument("virtual address", hex(va), "one with an L1 table")
+        self.set_l1(slot, value)
+        kind = flags & UVMF_FLUSHTYPE_MASK
+        if kind:
+            self._flush(vcpu, va, kind, flags & ~UVMF_FLUSHTYPE_MASK)
+        return 0
+
+    def _flush(self, vcpu: PvVcpu, va: int, kind: int, whom: int) -> None:
+        """One processor executes all vCPUs, so it does not matter which of them are to flush; the mask of them is
+        looked at all the same.
+        """
+        if whom & ~4:
+            self._walks.read(vcpu.kernel_root, whom, VCPU_MASK_BYTES)
+        if kind == UVMF_TLB_FLUSH:
+            self._validation.flush_due = True
+        elif kind == UVMF_INVLPG:
+            self._cpu.flush_page(va)
+
+
+def as_result(foreigndom: int) -> int:
+    """The result that a call which only waits carries there."""
+    return foreigndom - (1 << 32) if foreigndom & PREEMPTED else foreigndom
+
+
+assert _requests.size == mmu_update.size

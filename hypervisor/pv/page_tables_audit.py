@@ -1,0 +1,127 @@
+"""The recount: every type and count of a domain's frames again, from what they are counts of.
+
+It trusts pins, roots, descriptor tables and what is half done, and walks every page table from there. What must never
+be, whatever was counted: a frame that is writable and a table, a mapping of what the domain neither has nor was
+granted, an entry of the hypervisor's slots that is not its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hypervisor.pv.entries import ADDRESS_MASK, GNTTAB, L1_DISALLOWED, PRESENT, RW, TABLE_DISALLOWED, USER
+from hypervisor.pv.frames import Kind, TypeOfFrame
+from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from hypervisor.pv.frames import LocalFrames
+    from hypervisor.pv.validation import Validation
+    from hypervisor.pv.vcpu import PvVcpu
+
+
+def audit(validation: Validation, vcpus: Sequence[PvVcpu]) -> list[str]:
+    """What does not agree, in words; empty when all is well."""
+    recount = _Recount(validation)
+    frames = validation.frames
+    for mfn in frames.pinned:
+        recount.refer(mfn, frames.type(mfn), "pinned")
+    for mfn in validation.deferred:
+        recount.refer(mfn, frames.type(mfn), "to be demoted")
+    for _, held in validation.held.values():
+        for mfn in held:
+            recount.refer(mfn, frames.type(mfn), "held")
+    for vcpu in vcpus:
+        for root in (vcpu.kernel_root, vcpu.user_root):
+            if root:
+                recount.refer(root, TypeOfFrame.L4, f"root of vcpu {vcpu.id}")
+        for mfn in (*vcpu.gdt_frames, *vcpu.ldt_frames):
+            if mfn:
+                recount.refer(mfn, TypeOfFrame.SEGDESC, f"descriptor table of vcpu {vcpu.id}")
+        if vcpu.info_mfn:
+            recount.refer(vcpu.info_mfn, TypeOfFrame.WRITABLE, f"vcpu_info of vcpu {vcpu.id}")
+    recount.walk()
+    return [*recount.found, *_differences(frames, recount)]
+
+
+class _Recount:
+    def __init__(self, validation: Validation) -> None:
+        self._quads = validation.memory.quads
+        self._frames = validation.frames
+        self._xen_entries = validation.xen_entries
+        self._to_walk: list[int] = []
+        self.found: list[str] = []
+        self.types: dict[int, TypeOfFrame] = {}
+        self.counts: Counter[int] = Counter()
+        self.readers: Counter[int] = Counter()
+
+    def refer(self, mfn: int, to_type: TypeOfFrame, why: str) -> None:
+        """Something refers to a frame as a type."""
+        seen = self.types.setdefault(mfn, to_type)
+        if seen != to_type:
+            self.found.append(f"mfn {mfn:#x} is {seen.name}, and {to_type.name} ({why})")
+        elif not self.counts[mfn] and TypeOfFrame.L1 <= to_type <= TypeOfFrame.L4:
+            self._to_walk.append(mfn)
+        self.counts[mfn] += 1
+        kind = self._frames.kind(mfn)
+        if kind is not Kind.OWN and not (kind is Kind.XEN and to_type is TypeOfFrame.WRITABLE):
+            self.found.append(f"mfn {mfn:#x} is {kind.name}, and {to_type.name} ({why})")
+
+    def walk(self) -> None:
+        """Look at the entries of every table."""
+        while self._to_walk:
+            mfn = self._to_walk.pop()
+            level = self.types[mfn]
+            for slot in range(512):
+                entry: int = self._quads[mfn << 9 | slot]
+                where = f"slot {slot} of L{level} {mfn:#x}"
+                if level == TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
+                    self._check_xen(entry, slot, where)
+                elif entry & PRESENT and level == TypeOfFrame.L1:
+                    self._data(entry, where)
+                elif entry & PRESENT:
+                    self._child(entry, level, where)
+
+    def _check_xen(self, entry: int, slot: int, where: str) -> None:
+        own = self._xen_entries[slot - FIRST_XEN_SLOT]
+        if entry & ~0x60 != own & ~0x60 and not (slot == FIRST_XEN_SLOT and not entry):
+            self.found.append(f"{where} is {entry:#x}, the hypervisor's is {own:#x}")
+
+    def _child(self, entry: int, level: TypeOfFrame, where: str) -> None:
+        if entry & TABLE_DISALLOWED or not entry & USER:
+            self.found.append(f"{where} is {entry:#x}")
+        self.refer((entry & ADDRESS_MASK) >> PAGE_SHIFT, TypeOfFrame(level - 1), where)
+
+    def _data(self, entry: int, where: str) -> None:
+        mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
+        kind = self._frames.kind(mfn)
+        if entry & L1_DISALLOWED & ~GNTTAB or not entry & USER:
+            self.found.append(f"{where} is {entry:#x}")
+        if kind is Kind.ABSENT or (kind is Kind.FOREIGN_READONLY and entry & RW):
+            self.found.append(f"{where} maps mfn {mfn:#x}, {kind.name}, as {entry:#x}")
+        if entry & RW and kind in (Kind.OWN, Kind.XEN):
+            self.refer(mfn, TypeOfFrame.WRITABLE, where)
+        else:
+            self.readers[mfn] += 1
+
+
+def _differences(frames: LocalFrames, recount: _Recount) -> Iterator[str]:
+    """What is counted against what there is."""
+    for first, count, kind in frames.runs():
+        for mfn in range(first, first + count):
+            expected = recount.types.get(mfn, TypeOfFrame.NONE), recount.counts[mfn], recount.readers[mfn]
+            counted = frames.type(mfn), frames.counts[mfn], frames.readers[mfn]
+            if counted != expected:
+                yield f"mfn {mfn:#x} ({kind.name}) is counted as {_said(counted)}; it is {_said(expected)}"
+            if frames.types[mfn] != frames.type(mfn):
+                yield f"mfn {mfn:#x} is {frames.type(mfn).name}, and {frames.types[mfn]} in the ledger"
+            if frames.granted[mfn] and frames.type(mfn) not in (TypeOfFrame.NONE, TypeOfFrame.WRITABLE):
+                yield f"mfn {mfn:#x} is {frames.type(mfn).name}, and others may write to it"
+    for mfn in {*recount.counts, *recount.readers}:
+        if not 0 <= mfn < MFN_END or frames.kind(mfn) is Kind.ABSENT:
+            yield f"mfn {mfn:#x} is referred to, and not there"
+
+
+def _said(state: tuple[TypeOfFrame, int, int]) -> str:
+    return f"{state[0].name} {state[1]} times, {state[2]} without a type"
