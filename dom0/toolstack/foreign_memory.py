@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby, pairwise
 from typing import Final
 
 from dom0.toolstack.errors import ForeignMapRefused
@@ -10,6 +11,8 @@ from kernel.kernel import Kernel
 from kernel.platform import PAGE_SHIFT, PAGE_SIZE
 
 PAGES_AT_ONCE: Final = 512
+
+_ZEROS: Final = bytes(PAGE_SIZE)
 
 Piece = tuple[int, bytes | memoryview]
 
@@ -44,14 +47,31 @@ def _windows(pieces: Iterable[Piece]) -> Iterator[tuple[int, int, list[Piece]]]:
 
 
 def _cut(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same in the order of their addresses, none reaching across a border of PAGES_AT_ONCE pages."""
+    """The same in the order of their addresses and without pages of zeros, which new pages are anyway; none reaches
+    across a border of PAGES_AT_ONCE pages.
+    """
     most = PAGES_AT_ONCE << PAGE_SHIFT
-    for start, data in sorted(pieces, key=lambda piece: piece[0]):
-        address, rest = start, memoryview(data)
-        while rest:
-            count = min(most - address % most, len(rest))
-            yield address, rest[:count]
-            address, rest = address + count, rest[count:]
+    for address, data in sorted(pieces, key=lambda piece: piece[0]):
+        for start, end in _filled(address % PAGE_SIZE, memoryview(data)):
+            at = start
+            while at < end:
+                count = min(most - (address + at) % most, end - at)
+                yield address + at, data[at : at + count]
+                at += count
+
+
+def _filled(phase: int, data: memoryview) -> Iterator[tuple[int, int]]:
+    """The parts of `data` that lie in pages which are not all zero; its first byte is `phase` bytes into one."""
+
+    def holds_something(page: tuple[int, int]) -> bool:
+        start, end = page
+        return bytes(data[start:end]) != _ZEROS[: end - start]
+
+    borders = [0, *range(PAGE_SIZE - phase, len(data), PAGE_SIZE), len(data)]
+    for filled, group in groupby(pairwise(borders), key=holds_something):
+        if filled:
+            pages = list(group)
+            yield pages[0][0], pages[-1][1]
 
 
 class _View:
