@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOWER_END: Final = 1 << 47
 ADDRESS_END: Final = 1 << 64
+NOWHERE: Final = ADDRESS_END
+"""a guest-physical address where nothing ever is"""
 PAGE_MASK: Final = PAGE_SIZE - 1
 
 _PRESENT: Final = 1
@@ -32,7 +34,6 @@ _RW: Final = 2
 _USER: Final = 4
 _PSE: Final = 0x80
 _FRAME_MASK: Final = (1 << 40) - 1  # of an entry without its low 12 bits: address bits 12 to 51
-_L4_SHIFT: Final = 39
 _UPPER_SHIFTS: Final = (39, 30, 21)
 _ENTRY: Final = Codec("<Q")
 
@@ -58,13 +59,13 @@ class VirtualAccess(GuestAccess):
         root = self._vcpu.root
         if not root:
             return self._memory.read(address, size)
-        offset = address & PAGE_MASK
-        if 0 < size <= PAGE_SIZE - offset:
-            at = self._translate(root, address, _PRESENT | _USER)
-            if at is None:
-                raise GuestFault(self._domid, address, size)
+        if not 0 < size <= PAGE_SIZE - (address & PAGE_MASK):
+            return b"".join(self._pieces(address, size, writable=False))
+        at = self._translate(root, address, _PRESENT | _USER)
+        try:
             return self._memory.read(at, size)
-        return b"".join(self._pieces(address, size, writable=False))
+        except GuestFault:
+            raise GuestFault(self._domid, address, size) from None
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         root = self._vcpu.root
@@ -72,12 +73,12 @@ class VirtualAccess(GuestAccess):
         if not root:
             self._memory.write(address, data)
             return
-        offset = address & PAGE_MASK
-        if 0 < size <= PAGE_SIZE - offset:
+        if 0 < size <= PAGE_SIZE - (address & PAGE_MASK):
             at = self._translate(root, address, _PRESENT | _RW | _USER)
-            if at is None:
-                raise GuestFault(self._domid, address, size)
-            self._memory.write(at, data)
+            try:
+                self._memory.write(at, data)
+            except GuestFault:
+                raise GuestFault(self._domid, address, size) from None
             return
         done = 0
         for piece in self._pieces(address, size, writable=True):
@@ -95,9 +96,10 @@ class VirtualAccess(GuestAccess):
         if not root:
             return self._memory.contiguous(address, size)
         at = self._translate(root, address, _PRESENT | _RW | _USER)
-        if at is None:
-            raise GuestFault(self._domid, address, size)
-        return self._memory.contiguous(at, min(size, PAGE_SIZE - (at & PAGE_MASK)))
+        try:
+            return self._memory.contiguous(at, min(size, PAGE_SIZE - (at & PAGE_MASK)))
+        except GuestFault:
+            raise GuestFault(self._domid, address, size) from None
 
     def _pieces(self, address: int, size: int, *, writable: bool) -> list[memoryview]:
         """The bytes as views of at most a page; all of them are found before any is used."""
@@ -107,8 +109,8 @@ class VirtualAccess(GuestAccess):
         done = 0
         while done < size:
             at = self._translate(root, address + done, wanted)
-            page = None if at is None else self._page(at >> PAGE_SHIFT, writable=writable)
-            if at is None or page is None:
+            page = self._page(at >> PAGE_SHIFT, writable=writable)
+            if page is None:
                 raise GuestFault(self._domid, address, size)
             offset = at & PAGE_MASK
             piece = page[offset : offset + size - done]
@@ -123,28 +125,28 @@ class VirtualAccess(GuestAccess):
             return None
         return None if writable and page.readonly else page
 
-    def _translate(self, root: int, address: int, wanted: int) -> int | None:
-        """The guest-physical address that `address` means, if every level has the bits `wanted`. What is there
-        is still to be looked up.
+    def _translate(self, root: int, address: int, wanted: int) -> int:
+        """The guest-physical address that `address` means, if every level has the bits `wanted`; NOWHERE if
+        not. What is there is still to be looked up.
         """
         if not (0 <= address < LOWER_END or HYPERVISOR_VIRT_END <= address < ADDRESS_END):
-            return None
+            return NOWHERE
         table = self._memory.ram_page
         fetch = _ENTRY.unpack_from
         mfn = root
         for shift in _UPPER_SHIFTS:
             page = table(mfn)
             if page is None:
-                return None
+                return NOWHERE
             entry = fetch(page, (address >> shift & 511) << 3)[0]
             if entry & wanted != wanted or entry & _PSE:
-                return None
+                return NOWHERE
             mfn = entry >> PAGE_SHIFT & _FRAME_MASK
         page = table(mfn)
         if page is None:
-            return None
+            return NOWHERE
         entry = fetch(page, (address >> PAGE_SHIFT & 511) << 3)[0]
         if entry & wanted != wanted:
-            return None
+            return NOWHERE
         found: int = (entry >> PAGE_SHIFT & _FRAME_MASK) << PAGE_SHIFT | address & PAGE_MASK
         return found
