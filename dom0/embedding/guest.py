@@ -1,7 +1,7 @@
 """A guest of a running machine, from its creation to what is left to say of it."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
 from hypervisor.domain import Domain
+from hypervisor.pv.tally import Tally
 from kernel.errors import KernelError
-from kernel.kernel import Kernel
 
 if TYPE_CHECKING:
     from dom0.embedding.machine import RunningMachine
-    from dom0.scenario.model import DiskSpec, Isolation
+    from dom0.scenario.model import DiskSpec
 
 SEARCHED_CHARACTERS: Final = 1 << 16
 SHOWN_CHARACTERS: Final = 1000
@@ -80,26 +80,25 @@ class GuestEnd:
 
 
 class RunningGuest:
-    """Made by `RunningMachine.start`. name, program, isolation: as it was started. domid: its number. domain: the
-    hypervisor's view, with all counters; it outlives the domain itself.
+    """Made by `RunningMachine.start` and `boot`. name, program: as it was started. domid: its number. domain: the
+    hypervisor's view, with all counters; it outlives the domain itself. tally: what a native one has done itself.
     """
 
     domid: int
     domain: Domain
+    tally: Tally | None = None
 
     def __init__(
         self,
         machine: "RunningMachine",
         config: DomainConfig,
-        main: Callable[[Kernel], Awaitable[int | None]],
-        isolation: "Isolation",
+        execute: Callable[["RunningGuest"], None],
     ) -> None:
-        self.isolation = isolation
         self.name = config.name
         self.program = config.program
         self._machine = machine
         self._config = config
-        self._main = main
+        self._execute = execute
         self._scope = anyio.CancelScope()
         self._begun = anyio.Event()
         self._over = anyio.Event()
@@ -226,7 +225,7 @@ class RunningGuest:
         self.domid = await toolstack.create(self._config)
         try:
             self.domain = self._machine.core.domain(self.domid)
-            self._machine.execute(self, self._main)
+            self._execute(self)
             memory = ByteSize(self._config.memory_bytes).human_readable()
             self._machine.log(f"{self.name} starts as domain {self.domid}: {self.program}, {memory}")
             toolstack.start(self.domid)
@@ -240,7 +239,8 @@ class RunningGuest:
                 await toolstack.destroy(self.domid)
             self._machine.forget(self.domid)
         self._end = self._with_devices(end)
-        self._machine.log(f"{self.name} has ended: {end.outcome}, exit code {end.exit_code}")
+        exit_code = f", exit code {end.exit_code}" if self._config.pv is None else ""
+        self._machine.log(f"{self.name} has ended: {end.outcome}{exit_code}")
 
     def _with_devices(self, end: GuestEnd) -> GuestEnd:
         """`end`, with what was said of devices when they were taken away."""

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from dom0.scenario.model import DiskSpec, Isolation, MemorySize
 from dom0.services import Services, start_services
 from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.endings import outcome_of
+from dom0.toolstack.pv_builder import PvConfig
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.domain import Domain
 from hypervisor.vcpu.coroutine_host import CoroutineHost
@@ -127,16 +129,58 @@ class RunningMachine:
             MachineStopped: dom0 runs no more.
         """
         loaded = load_program(program) if isinstance(program, str) else program_of(program)
-        self._started += 1
         config = DomainConfig(
-            name=name or f"guest{self._started}",
+            name=self._named(name),
             memory_bytes=_MEMORY.validate_python(memory),
             program=loaded.name,
             arguments=args.model_dump(mode="json") if isinstance(args, BaseModel) else args,
             disks=tuple(self.disk_config(disk) for disk in disks),
             files=tuple(self._folder / file for file in files),
         )
-        guest = RunningGuest(self, config, loaded.bind(args), Isolation(isolation))
+        main = loaded.bind(args)
+        if Isolation(isolation) is Isolation.COROUTINE:
+            return await self._begin(config, partial(self._execute_as_coroutine, main))
+        return await self._begin(config, partial(self._execute_as_process, main))
+
+    async def boot(
+        self,
+        kernel: str | PathLike[str],
+        *,
+        ramdisk: str | PathLike[str] | None = None,
+        cmdline: str = "",
+        vcpus: int = 1,
+        name: str = "",
+        memory: Size = "256MiB",
+        disks: Iterable[DiskSpec] = (),
+    ) -> RunningGuest:
+        """Builds a guest whose kernel is a paravirtualized one of Xen's, and lets it run.
+
+        Args:
+            kernel: an ELF image or a bzImage; relative paths start at the machine's folder, as that of `ramdisk`.
+            cmdline: the kernel's command line.
+            vcpus: how many it has.
+            name, memory, disks: as for `start`.
+
+        Raises:
+            BuildError: the machine refused, or the kernel is none (`cause` says why); nothing is left of the guest.
+            BackendError, NoSuchDriverDomain, pydantic.ValidationError, StoreError, MachineStopped: as for `start`.
+        """
+        image = self._folder / kernel
+        config = DomainConfig(
+            name=self._named(name),
+            memory_bytes=_MEMORY.validate_python(memory),
+            program=image.name,
+            disks=tuple(self.disk_config(disk) for disk in disks),
+            pv=PvConfig(image, None if ramdisk is None else self._folder / ramdisk, cmdline, vcpus),
+        )
+        return await self._begin(config, self._execute_natively)
+
+    def _named(self, name: str) -> str:
+        self._started += 1
+        return name or f"guest{self._started}"
+
+    async def _begin(self, config: DomainConfig, execute: Callable[[RunningGuest], None]) -> RunningGuest:
+        guest = RunningGuest(self, config, execute)
         if self._finished.is_set() or self.services.kernel.tasks.cancel_scope.cancel_called:
             raise self.stopped()
         self.services.kernel.tasks.start_soon(self._keep, guest)
@@ -167,14 +211,12 @@ class RunningMachine:
             raise NoSuchDriverDomain(name, list(running))
         return running[name]
 
-    # For guests and for running_machine
+    # What executes the vCPUs of a guest that was built
 
-    def execute(self, guest: RunningGuest, main: Main) -> None:
-        """Lets something be the vCPU of a guest that was built."""
-        domain = guest.domain
-        if guest.isolation is Isolation.COROUTINE:
-            self.host.start(domain, lambda platform: run_program(platform, main))
-            return
+    def _execute_as_coroutine(self, main: Main, guest: RunningGuest) -> None:
+        self.host.start(guest.domain, lambda platform: run_program(platform, main))
+
+    def _execute_as_process(self, main: Main, guest: RunningGuest) -> None:
         try:
             image = isolated_image(
                 main,
@@ -188,7 +230,14 @@ class RunningMachine:
                 guest.name, f"a program that can be sent to a process of its own: {error}"
             ) from error
         self._has_processes = True
-        self.host.start_process(domain, image)
+        self.host.start_process(guest.domain, image)
+
+    def _execute_natively(self, guest: RunningGuest) -> None:
+        p2m = self.services.toolstack.take_p2m(guest.domid)
+        guest.tally = self.host.start_native(guest.domain, p2m, outspoken=not self._has_processes).tally
+        self._has_processes = True
+
+    # For guests and for running_machine
 
     def words_of(self, domid: int) -> DomainWords:
         """What a domain has said on the hypervisor's console."""

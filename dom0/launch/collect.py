@@ -16,14 +16,18 @@ from dom0.report.model import (
     GrantReport,
     LatencyReport,
     MulticallReport,
+    NativeReport,
     QueueReport,
     RingReport,
 )
+from dom0.report.native import hypercall_counts, native_report
 from dom0.scenario.counters import served_name
 from dom0.services import Services
 from dom0.toolstack.devices import DeviceRecord
 from frontends.block.report import FrontendReport
+from hypervisor.counters import Counters
 from hypervisor.domain import Domain
+from hypervisor.pv.tally import Tally
 from ringbuffers.protocols.blkif_keys import queue_directory
 
 STILL_RUNNING = GuestEnd("running")
@@ -38,19 +42,24 @@ def collect_domain(
     end: GuestEnd = STILL_RUNNING,
     *,
     names: Mapping[int, str] = NO_NAMES,
+    tally: Tally | None = None,
 ) -> DomainReport:
-    """A domain's part of the report, whether it still exists or has ended. names: of domains, by number."""
+    """A domain's part of the report, whether it still exists or has ended. names: of domains, by number. tally: of
+    a native one.
+    """
     counters = domain.counters
+    hypercalls = counters.hypercalls if tally is None else hypercall_counts(tally)
     return DomainReport(
         name=name,
         domid=domain.domid,
         program=program,
-        isolation="process" if domain.isolated else "coroutine",
+        isolation="native" if tally else "process" if domain.isolated else "coroutine",
         outcome=end.outcome,
         exit_code=end.exit_code,
         crash=end.crash,
-        hypercalls=dict(sorted(counters.hypercalls.items(), key=lambda item: -item[1])),
-        multicall=MulticallReport(batches=counters.multicall_batches, entries=counters.multicall_entries),
+        hypercalls=dict(sorted(hypercalls.items(), key=lambda item: -item[1])),
+        multicall=_multicall(counters if tally is None else tally),
+        native=NativeReport() if tally is None else native_report(tally),
         upcalls=counters.upcalls,
         events_sent=counters.events_sent,
         grants=GrantReport(
@@ -74,6 +83,12 @@ def collect_domain(
         served=[_served(record, names) for record in end.served],
         console_log=_console_log(services, domain.domid),
     )
+
+
+def _multicall(counted: Counters | Tally) -> MulticallReport:
+    if isinstance(counted, Tally):
+        return MulticallReport(batches=counted.multicalls, entries=counted.multicall_entries)
+    return MulticallReport(batches=counted.multicall_batches, entries=counted.multicall_entries)
 
 
 def _device(disk: ServedDisk, frontend: str | None) -> DeviceReport:
@@ -186,8 +201,10 @@ def row_of(report: DomainReport, last_line: str) -> DomainStatus:
     )
 
 
-def live_row(name: str, program: str, domain: Domain, services: Services) -> DomainStatus:
-    """The live table's row of a domain as it is now."""
+def live_row(
+    name: str, program: str, domain: Domain, services: Services, tally: Tally | None = None
+) -> DomainStatus:
+    """The live table's row of a domain as it is now. tally: of a native one."""
     devices = services.toolstack.devices
     served = [
         *(BackendReport.of(disk.backend, disk.stats) for disk in services.blocks.disks_of(domain.domid)),
@@ -199,7 +216,7 @@ def live_row(name: str, program: str, domain: Domain, services: Services) -> Dom
         name=name,
         state=domain.status.value,
         program=program,
-        hypercalls=sum(domain.counters.hypercalls.values()),
+        hypercalls=sum(domain.counters.hypercalls.values() if tally is None else tally.hypercalls),
         upcalls=domain.counters.upcalls,
         requests=sum(sum(stats.requests.values()) for stats in served),
         bytes_moved=sum(stats.bytes_read + stats.bytes_written for stats in served),

@@ -43,6 +43,7 @@ class ScenarioRun:
 
     def __init__(self, scenario: Scenario, folder: Path, console: Console) -> None:
         self._scenario = scenario
+        self._folder = folder.absolute()
         self._output = folder / scenario.output
         self._over: set[str] = set()
         self._some_ended = Broadcast()
@@ -104,15 +105,7 @@ class ScenarioRun:
         """None if it cannot be started, or shall not any more."""
         if not self._stopping:
             try:
-                guest = await machine.start(
-                    spec.program,
-                    spec.args,
-                    name=spec.name,
-                    memory=int(spec.memory),
-                    disks=spec.disks,
-                    files=self._files_served_by(machine, spec),
-                    isolation=spec.isolation,
-                )
+                guest = await self._run(machine, spec)
             except (KernelError, MachineStopped) as error:
                 self._fail(spec, error)
             else:
@@ -121,6 +114,27 @@ class ScenarioRun:
         self._over.add(spec.name)
         self._some_ended.announce()
         return None
+
+    async def _run(self, machine: RunningMachine, spec: GuestSpec) -> RunningGuest:
+        if spec.kernel is not None:
+            return await machine.boot(
+                self._folder / spec.kernel,
+                ramdisk=self._folder / spec.ramdisk if spec.ramdisk else None,
+                cmdline=spec.cmdline,
+                vcpus=spec.vcpus,
+                name=spec.name,
+                memory=int(spec.memory),
+                disks=spec.disks,
+            )
+        return await machine.start(
+            spec.program,
+            spec.args,
+            name=spec.name,
+            memory=int(spec.memory),
+            disks=spec.disks,
+            files=self._files_served_by(machine, spec),
+            isolation=spec.isolation,
+        )
 
     def _may_start(self, spec: GuestSpec) -> bool:
         """Whether those before it have ended, and those that serve its disks have been started."""
@@ -152,7 +166,15 @@ class ScenarioRun:
                 await guest.destroy()
             end = await guest.wait()
             names = self._names()
-            report = collect_domain(spec.name, spec.program, guest.domain, machine.services, end, names=names)
+            report = collect_domain(
+                spec.name,
+                guest.program,
+                guest.domain,
+                machine.services,
+                end,
+                names=names,
+                tally=guest.tally,
+            )
             self._reports[spec.name] = report
             self._results[spec.name] = list(check_guest(spec, report, guest.console))
         except (KernelError, MachineStopped) as error:
@@ -233,7 +255,7 @@ class ScenarioRun:
     def _row(self, name: str, guest: RunningGuest, services: Services) -> DomainStatus:
         report = self._reports.get(name)
         if report is None:
-            return live_row(name, guest.program, guest.domain, services)
+            return live_row(name, guest.program, guest.domain, services, guest.tally)
         return row_of(report, services.consoles.last_line(guest.domid))
 
     # Reporting

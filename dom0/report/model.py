@@ -99,18 +99,31 @@ class DeviceReport(Section):
         return sum(self.requests.values())
 
 
+class NativeReport(Section):
+    """What a native domain did in its own process."""
+
+    mean_us: dict[str, float] = Field(default={}, description="microseconds a hypercall took, by kind")
+    traps: dict[str, int] = Field(default={}, description="exceptions taken from the guest, by vector")
+    syscalls: int = Field(default=0, description="system calls of its own processes")
+    slices: int = Field(default=0, description="how often the engine was let run")
+
+
 class DomainReport(Section):
     """One domain."""
 
     name: str
     domid: int
     program: str
-    isolation: str = Field(default="coroutine", description="what has executed it: a coroutine or a process")
+    isolation: str = Field(
+        default="coroutine",
+        description="what has executed it: a coroutine, a process or (native) an engine in one",
+    )
     outcome: str = Field(default="", description="how it ended: a shutdown reason, destroyed, or running")
     exit_code: int | None = None
     crash: str = Field(default="", description="why it crashed, if it did")
     hypercalls: dict[str, int] = {}
     multicall: MulticallReport = MulticallReport()
+    native: NativeReport = NativeReport()
     upcalls: int = 0
     events_sent: int = 0
     grants: GrantReport = GrantReport()

@@ -9,11 +9,17 @@ from pydantic import BaseModel
 from backends.block.keys import MAX_QUEUES
 from backends.block.stats import KINDS
 from dom0.report.model import DeviceReport, DomainReport, QueueReport
+from dom0.report.native import VECTOR_NAMES
+from hypervisor.abi.operations import HYPERCALLS
 from hypervisor.hypercalls import TABLE
+from hypervisor.pv.hypercalls import WIDTHS
 from ringbuffers.protocols.blkif_keys import queue_directory
 
+_HYPERCALLS: Final = frozenset(HYPERCALLS[number] for number in (*TABLE, *WIDTHS))
 _NAMES: Final = {
-    "hypercalls": frozenset(entry.name for entry in TABLE.values()),
+    "hypercalls": _HYPERCALLS,
+    "mean_us": _HYPERCALLS,
+    "traps": frozenset(VECTOR_NAMES.values()),
     "requests": frozenset([*KINDS.values(), "unknown"]),
 }
 """What may be counted by kind: what did not happen is not in a report, and counts as 0."""

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from backends.registry import BackendError, load_backend
+from dom0.images.errors import BadImage, MissingDecompressor
+from dom0.images.load import read_kernel
 from dom0.programs import ProgramError, is_driver_domain, load_program
 from dom0.scenario.counters import served_name, wrong_counter
 from dom0.scenario.model import MISPLACED, DiskSpec, GuestSpec, Scenario
@@ -20,7 +22,10 @@ from dom0.scenario.source import KeyPath, Problem, ScenarioError, Source, dotted
 from dom0.scenario.wording import expectation
 from dom0.toolstack.builder import MAX_PAGES
 from guests import DRIVER_DOMAIN
+from hypervisor.pv.layout import MFN_END, RAM_FIRST
 from kernel.platform import PAGE_SIZE
+
+MAX_NATIVE_PAGES: Final = MFN_END - RAM_FIRST
 
 
 def load_scenario(file: Path) -> Scenario:
@@ -53,18 +58,10 @@ def _check_guest(source: Source, index: int, guests: Sequence[GuestSpec]) -> Ite
         for disk in other.disks
         if disk.backend_domain == guest.name
     ]
-    if guest.memory > MAX_PAGES * PAGE_SIZE:
-        expected = f"at most {MAX_PAGES * PAGE_SIZE} bytes, which end where the rings' pages lie"
-        yield _problem(source, (*here, "memory"), expected)
-    try:
-        program = load_program(guest.program)
-    except ProgramError as error:
-        yield _problem(source, (*here, "program"), error.expected)
+    if guest.kernel is None:
+        yield from _check_program(source, here, guest, served)
     else:
-        yield from _check_settings(source, (*here, "args"), program.arguments, guest.args)
-        if is_driver_domain(program) and not served:
-            expected = f"a guest with a disk whose backend_domain is {guest.name}: without one it never ends"
-            yield _problem(source, (*here, "program"), expected)
+        yield from _check_kernel(source, here, guest)
     for number, disk in enumerate(guest.disks):
         yield from _check_disk(source, (*here, "disks", number), disk)
         yield from _check_backend_domain(source, (*here, "disks", number, "backend_domain"), disk, guests)
@@ -73,6 +70,40 @@ def _check_guest(source: Source, index: int, guests: Sequence[GuestSpec]) -> Ite
         if (expected_counter := wrong_counter(path, vdevs, served)) is not None:
             at = (*here, "expect", "counters", path)
             yield Problem(source.file, source.line(at), dotted(at), f"the counter {path!r}", expected_counter)
+
+
+def _check_program(
+    source: Source, here: KeyPath, guest: GuestSpec, served: Sequence[str]
+) -> Iterator[Problem]:
+    if guest.memory > MAX_PAGES * PAGE_SIZE:
+        expected = f"at most {MAX_PAGES * PAGE_SIZE} bytes, which end where the rings' pages lie"
+        yield _problem(source, (*here, "memory"), expected)
+    try:
+        program = load_program(guest.program)
+    except ProgramError as error:
+        yield _problem(source, (*here, "program"), error.expected)
+        return
+    yield from _check_settings(source, (*here, "args"), program.arguments, guest.args)
+    if is_driver_domain(program) and not served:
+        expected = f"a guest with a disk whose backend_domain is {guest.name}: without one it never ends"
+        yield _problem(source, (*here, "program"), expected)
+
+
+def _check_kernel(source: Source, here: KeyPath, guest: GuestSpec) -> Iterator[Problem]:
+    if guest.memory > MAX_NATIVE_PAGES * PAGE_SIZE:
+        yield _problem(source, (*here, "memory"), f"at most {MAX_NATIVE_PAGES * PAGE_SIZE} bytes")
+    folder = source.file.parent
+    try:
+        read_kernel(folder / (guest.kernel or ""))
+    except BadImage as error:
+        found = f"{guest.kernel}, at offset {error.offset:#x} {error.what}"
+        yield _problem(source, (*here, "kernel"), error.expected, found=found)
+    except MissingDecompressor as error:
+        yield _problem(source, (*here, "kernel"), f"a kernel that can be unpacked ({error})")
+    except OSError as error:
+        yield _problem(source, (*here, "kernel"), f"a file that can be read ({error.strerror})")
+    if guest.ramdisk is not None and not (folder / guest.ramdisk).is_file():
+        yield _problem(source, (*here, "ramdisk"), "a file that is there")
 
 
 def _check_disk(source: Source, here: KeyPath, disk: DiskSpec) -> Iterator[Problem]:
@@ -90,8 +121,9 @@ def _check_backend_domain(
     for guest in guests:
         if guest.name == disk.backend_domain:
             with suppress(ProgramError):  # which is a problem of that guest
-                if not is_driver_domain(load_program(guest.program)):
-                    expected = f"a guest whose program is {DRIVER_DOMAIN}; {guest.name}'s is {guest.program}"
+                if guest.kernel is not None or not is_driver_domain(load_program(guest.program)):
+                    runs = guest.program or guest.kernel
+                    expected = f"a guest whose program is {DRIVER_DOMAIN}; {guest.name}'s is {runs}"
                     yield _problem(source, here, expected)
 
 
@@ -114,10 +146,11 @@ def _problems(
 
 
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
-    """Whether a list is called too short only because its entries were refused."""
+    """Whether a list is called too short, or something has no default, only because something else was refused."""
     here = details["loc"]
-    return details["type"] == "too_short" and any(
-        len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in found
+    return details["type"] == "default_factory_not_called" or (
+        details["type"] == "too_short"
+        and any(len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in found)
     )
 
 

@@ -22,6 +22,9 @@ MIB = 1 << 20
 PAGE_BYTES = 4096
 MIN_MEMORY_BYTES = 4 * MIB
 
+MAX_VCPUS = 32
+"""XEN_LEGACY_MAX_VCPUS: as many as shared_info has room for"""
+
 Milestone = tuple[str, str]
 """A guest's name, and whether this is its start or its end."""
 
@@ -139,10 +142,16 @@ class DiskSpec(Strict):
     config: dict[str, Any] = Field(default={}, description="the backend's own settings")
 
 
+def _usual_memory(given: dict[str, Any]) -> ByteSize:
+    return ByteSize(16 * MIB if given.get("kernel") is None else 256 * MIB)
+
+
 class GuestExpectations(Strict):
     """What must hold of one guest when it has ended."""
 
-    exit_code: int | None = Field(default=0, description="what the program returned; null: do not look")
+    exit_code: int | None = Field(
+        default=0, description="what the program returned; null: do not look, as for a native kernel"
+    )
     shutdown: ShutdownReason = ShutdownReason.POWEROFF
     console: Patterns = Field(
         default=(), description="regular expressions, each found in the console's output"
@@ -153,12 +162,25 @@ class GuestExpectations(Strict):
 
 
 class GuestSpec(Strict):
-    """One guest: a Python kernel that runs `program`."""
+    """One guest: a Python kernel that runs `program`, or a native `kernel`."""
 
     name: DomainName
-    program: str = Field(description=f"a ready-made guest ({', '.join(READY_MADE)}) or module:function")
+    program: str = Field(
+        default="", description=f"a ready-made guest ({', '.join(READY_MADE)}) or module:function"
+    )
     args: dict[str, Any] = Field(default={}, description="the program's arguments")
-    memory: MemorySize = Field(default=ByteSize(16 * MIB), description="RAM, such as 16MiB")
+    kernel: Path | None = Field(
+        default=None,
+        description="instead of a program: a paravirtualized kernel of Xen's, an ELF image or a bzImage; a relative "
+        "path starts at the scenario's file",
+    )
+    ramdisk: Path | None = Field(default=None, description="the kernel's initial ramdisk")
+    cmdline: str = Field(default="", description="the kernel's command line")
+    vcpus: int = Field(default=1, ge=1, le=MAX_VCPUS, description="how many vCPUs a native kernel has")
+    memory: MemorySize = Field(
+        default_factory=_usual_memory,
+        description="RAM, such as 16MiB, which a program has; a kernel has 256MiB",
+    )
     isolation: Isolation = Field(
         default=Isolation.COROUTINE,
         description="coroutine: in the hypervisor's process; process: in an OS process of its own",
@@ -171,6 +193,25 @@ class GuestSpec(Strict):
     def driver_domains(self) -> tuple[str, ...]:
         """Those that serve its disks, by name."""
         return tuple(dict.fromkeys(disk.backend_domain for disk in self.disks if disk.backend_domain))
+
+    @model_validator(mode="after")
+    def _one_thing_to_run(self) -> Self:
+        given = self.model_fields_set
+        if self.kernel is None:
+            if not self.program:
+                raise _misplaced(("program",), "a program, or a kernel instead of it")
+            for key in ("ramdisk", "cmdline", "vcpus"):
+                if key in given:
+                    raise _misplaced((key,), "this for a kernel only")
+        elif self.program:
+            raise _misplaced(("kernel",), "a program or a kernel, not both")
+        else:
+            for key in ("args", "isolation"):
+                if key in given:
+                    raise _misplaced((key,), "this for a program only")
+            if "exit_code" in self.expect.model_fields_set:
+                raise _misplaced(("expect", "exit_code"), "no exit code: a native kernel has none")
+        return self
 
     @model_validator(mode="after")
     def _disks_differ(self) -> Self:

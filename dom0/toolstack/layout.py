@@ -34,6 +34,9 @@ class StoreDescription:
     store_port: int
     store_gfn: int
     start_time: str
+    ostype: str = "python"
+    ramdisk: str = ""
+    vcpus: int = 1
 
 
 def domain_path(domid: int) -> str:
@@ -41,8 +44,8 @@ def domain_path(domid: int) -> str:
     return f"/local/domain/{domid}"
 
 
-def skeleton(domid: int, name: str, uuid: str) -> Iterator[Node]:
-    """The folders of a new domain, with the parts that it may write itself."""
+def skeleton(domid: int, name: str, uuid: str, kind: str = "pvh") -> Iterator[Node]:
+    """The folders of a new domain, with the parts that it may write itself. kind: pv or pvh."""
     home, vm, private = domain_path(domid), f"/vm/{uuid}", f"/libxl/{domid}"
     readable: Permissions = ("n0", f"r{domid}")
     own: Permissions = (f"n{domid}",)
@@ -64,7 +67,7 @@ def skeleton(domid: int, name: str, uuid: str) -> Iterator[Node]:
     yield Node(f"{vm}/uuid", uuid)
     yield Node(f"{home}/control/platform-feature-multiprocessor-suspend", "1")
     yield Node(f"{home}/control/platform-feature-xs_reset_watches", "1")
-    yield Node(f"{private}/type", "pvh")
+    yield Node(f"{private}/type", kind)
 
 
 def description(domain: StoreDescription) -> Iterator[Node]:
@@ -76,9 +79,11 @@ def description(domain: StoreDescription) -> Iterator[Node]:
     yield Node(f"{home}/domid", str(domain.domid))
     yield Node(f"{home}/store/port", str(domain.store_port))
     yield Node(f"{home}/store/ring-ref", str(domain.store_gfn))
-    yield Node(f"{home}/cpu/0/availability", "online")
-    yield Node(f"{vm}/image/ostype", "python")
+    yield from (Node(f"{home}/cpu/{vcpu}/availability", "online") for vcpu in range(domain.vcpus))
+    yield Node(f"{vm}/image/ostype", domain.ostype)
     yield Node(f"{vm}/image/kernel", domain.program)
+    if domain.ramdisk:
+        yield Node(f"{vm}/image/ramdisk", domain.ramdisk)
     yield Node(f"{vm}/start_time", domain.start_time)
     yield Node(f"{vm}/image/cmdline", domain.arguments)
 
@@ -106,7 +111,9 @@ class DevicePaths:
 
 
 def console(domid: int, port: int, gfn: int, log_limit_bytes: int) -> Iterator[Node]:
-    """The first console: served by the console daemon, found through HVM parameters, no XenBus handshake."""
+    """The first console: served by the console daemon, found through HVM parameters or start_info, no XenBus
+    handshake.
+    """
     paths = DevicePaths.of("console", domid, 0)
     readable: Permissions = ("n0", f"r{domid}")
     yield from _links(paths)

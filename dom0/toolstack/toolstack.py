@@ -8,7 +8,7 @@ import re
 import uuid as uuids
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +17,13 @@ from pydantic import BaseModel
 
 from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES_NODE
 from backends.params import params_of
-from dom0.toolstack.builder import CONSOLE_GFN, STORE_GFN, BuiltDomain, build_domain
+from dom0.toolstack.build_steps import BuiltDomain
+from dom0.toolstack.builder import build_domain
 from dom0.toolstack.devices import DeviceRecord, Devices
 from dom0.toolstack.endings import Endings
 from dom0.toolstack.errors import NoSuchBackendDomain, NoSuchDisk, NoSuchGuest
 from dom0.toolstack.layout import Node, StoreDescription, console, description, disk, domain_path, skeleton
+from dom0.toolstack.pv_builder import PvConfig, build_pv_domain
 from dom0.toolstack.store_nodes import OneAtATime, remove_tree, write_nodes
 from dom0.vdev import vdev_number
 from kernel.hypercalls import HypercallNoSuchDomain
@@ -64,7 +66,7 @@ class DiskConfig:
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """A domain to create. `program` and `arguments` are for whoever looks into the store. files: those that its
-    backends are to open, if it is a driver domain.
+    backends are to open, if it is a driver domain. pv: its kernel, if that is none of ours.
     """
 
     name: str
@@ -73,9 +75,12 @@ class DomainConfig:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     disks: tuple[DiskConfig, ...] = ()
     files: tuple[Path, ...] = ()
+    pv: PvConfig | None = None
 
     def command_line(self) -> str:
-        """The arguments as text, cut where they are long."""
+        """A kernel's command line, or the arguments as text, cut where they are long."""
+        if self.pv is not None:
+            return self.pv.command_line
         text = json.dumps(dict(self.arguments), separators=(",", ":"), default=str)
         return text if len(text) <= COMMAND_LINE_BYTES else text[: COMMAND_LINE_BYTES - 3] + "..."
 
@@ -88,6 +93,7 @@ class Toolstack:
         self._store = kernel.store
         self._now = now
         self._uuids: dict[int, str] = {}
+        self._p2m: dict[int, bytes] = {}
         self._destroying: dict[int, anyio.Event] = {}
         self._transact = OneAtATime(kernel.store)
         self.endings = Endings(kernel)
@@ -111,7 +117,11 @@ class Toolstack:
                 domain.
         """
         uuid = uuids.uuid4()
-        built = build_domain(self._kernel, config.name, uuid.bytes, config.memory_bytes)
+        if config.pv is None:
+            built = build_domain(self._kernel, config.name, uuid.bytes, config.memory_bytes)
+        else:
+            built = build_pv_domain(self._kernel, config.name, uuid.bytes, config.memory_bytes, config.pv)
+            self._p2m[built.domid] = built.p2m
         self._uuids[built.domid] = str(uuid)
         self.endings.expect(built.domid)
         try:
@@ -132,15 +142,19 @@ class Toolstack:
             arguments=config.command_line(),
             memory_kib=config.memory_bytes >> 10,
             store_port=built.store_port,
-            store_gfn=STORE_GFN,
+            store_gfn=built.store_gfn,
             start_time=f"{self._now():.2f}",
         )
-        await self._write(skeleton(domid, config.name, uuid))
+        pv = config.pv
+        if pv is not None:
+            ramdisk = str(pv.ramdisk or "")
+            told = replace(told, program=str(pv.kernel), ramdisk=ramdisk, ostype="linux", vcpus=pv.vcpus)
+        await self._write(skeleton(domid, config.name, uuid, "pvh" if pv is None else "pv"))
         await self._write(description(told))
-        await self._store.introduce(domid, STORE_GFN, built.store_port)
+        await self._store.introduce(domid, built.store_gfn, built.store_port)
         for disk_config in config.disks:
             await self.attach_disk(domid, disk_config)
-        nodes = console(domid, built.console_port, CONSOLE_GFN, CONSOLE_LOG_LIMIT_BYTES)
+        nodes = console(domid, built.console_port, built.console_gfn, CONSOLE_LOG_LIMIT_BYTES)
         await self.devices.add(DeviceRecord(domid, "console", 0), nodes)
 
     async def _write(self, nodes: Iterable[Node]) -> None:
@@ -151,6 +165,11 @@ class Toolstack:
         """Lets a domain run that was created. Raises NoSuchGuest."""
         self._check(domid)
         self._kernel.hypercalls.unpausedomain(domid)
+
+    def take_p2m(self, domid: int) -> bytes:
+        """Which frames a native domain has (BuiltDomain.p2m), handed once to what executes it. Raises NoSuchGuest."""
+        self._check(domid)
+        return self._p2m.pop(domid)
 
     async def attach_disk(self, domid: int, config: DiskConfig) -> None:
         """Adds a disk to a domain, running or not; the two drivers find it and connect.
@@ -233,6 +252,7 @@ class Toolstack:
         """Its devices first, while their backends can still look at it; nobody may add one from then on."""
         hypercalls = self._kernel.hypercalls
         uuid = self._uuids.pop(domid, None)
+        self._p2m.pop(domid, None)
         with suppress(HypercallNoSuchDomain):
             hypercalls.pausedomain(domid)
         try:

@@ -150,7 +150,7 @@ DISKS = "  - {name: disks, program: driver-domain}\n"
         ),
         (
             HEAD + "guests:\n  - name: a\n",
-            ":3: guests[0].program: found nothing; expected a value for 'program'",
+            ":3: guests[0].program: found nothing; expected a program, or a kernel instead of it",
         ),
         (
             HEAD + GUEST + "    memroy: 1\n",
