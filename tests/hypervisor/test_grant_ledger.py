@@ -198,6 +198,13 @@ def test_the_toolstack_holds_what_it_has_mapped(rig: Rig) -> None:
 def test_a_mapping_that_fails_holds_nothing(rig: Rig) -> None:
     assert rig.map_foreign(MFN, 1 << 40) < 0
     assert rig.granted[MFN] == 0
+    machine_frame = rig.guest.domain.memory.mfn(MFN)
+    assert machine_frame is not None
+    frames = rig.machine.frames
+    before, frames.refs[machine_frame] = frames.refs[machine_frame], 0xFFFF_FFFF
+    assert rig.map_foreign(MFN, 0x500) < 0
+    frames.refs[machine_frame] = before
+    assert rig.granted[MFN] == 0
     rig.grant()
     assert rig.dom0.map(rig.guest.domid, REF, 0).status == GNTST_general_error  # RAM is there
     assert (rig.granted[MFN], rig.in_use()) == (0, 0)
