@@ -55,10 +55,17 @@ class Clock(Protocol):
     def wall_clock_ns(self) -> int:
         """Unix time of `now_ns()`, in nanoseconds."""
 
+    @property
+    def tsc_hz(self) -> int:
+        """How fast the guest's time stamp counter counts."""
+
+    def read_tsc(self) -> int:
+        """The guest's time stamp counter now."""
+
 
 class PvDomain:
     """domid is the machine-wide core's. vcpus: all that it may have. stop_slice: the engine stops at the next border.
-    mapped_grants: by handle. executing: the vCPU whose registers the processor holds, by id.
+    mapped_grants: by handle. vm_assist: bits of VMASST_TYPE_*.
     """
 
     def __init__(
@@ -95,6 +102,9 @@ class PvDomain:
         self.argument_address = ARGUMENT_MFN << PAGE_SHIFT
         self.mapped_grants: dict[int, Mapped] = {}
         self.xen_version: int | None = None
+        self.vm_assist = 0
+        self.tsc_hz = clock.tsc_hz
+        self.read_tsc = clock.read_tsc
         self.refusals: Callable[[PvVcpu, int, XenError], None] | None = None
         now_ns = clock.now_ns()
         self.vcpus = [

@@ -97,10 +97,10 @@ class Hypercalls:
         number = cpu.rax & U32
         args = cpu.rdi, cpu.rsi, cpu.rdx, cpu.r10, cpu.r8, cpu.r9
         result = self.dispatch(vcpu, number, args)
-        if result.__class__ is int:
-            cpu.rax = result & U64
-        elif result is not None:
+        if isinstance(result, Continuation):
             _execute_again(vcpu, result)
+        elif result is not None:
+            cpu.rax = result & U64
 
     def dispatch(self, vcpu: PvVcpu, number: int, args: tuple[int, ...]) -> Result:
         """One hypercall, or one entry of a multicall."""

@@ -30,13 +30,16 @@ class DomainState(BaseModel):
     grants: dict[int, tuple[int, int, int]]
 
 
-def dump_domain(domain: PvDomain, registers: list[bytes]) -> DomainState:
-    """registers: the register file of each vCPU, as the engine saves it."""
+def dump_domain(domain: PvDomain) -> DomainState:
+    """At a slice border, with no vCPU in the processor."""
     return DomainState(
         vcpus=[dump_vcpu(vcpu) for vcpu in domain.vcpus],
         page_tables=domain.page_tables.dump(),
         ports=domain.ports.dump(),
-        grants={handle: tuple(mapped) for handle, mapped in domain.mapped_grants.items()},
+        grants={
+            handle: (grant.mfn, grant.host_addr, grant.flags)
+            for handle, grant in domain.mapped_grants.items()
+        },
     )
 
 

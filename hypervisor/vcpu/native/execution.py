@@ -7,6 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import anyio
+
+from hypervisor.abi.errno import XEN_EBUSY
+from hypervisor.errors import XenError
 from hypervisor.pv.tally import TALLY_BYTES, Tally
 from hypervisor.sealed_memfd import sealed_memfd
 from hypervisor.vcpu.native.start import NativeStart
@@ -24,6 +28,18 @@ ENTRY: Final = "hypervisor.vcpu.native.process:enter"
 OPEN_FILES: Final = 4096
 DATA_BYTES: Final = 2 << 30
 """of the engine: what it has translated above all"""
+STATE_BYTES: Final = 64 << 20
+"""a domain's state in text at most"""
+
+
+class NotRunning(XenError):
+    """There is no process of this domain that could be asked for anything, or it has something to do already."""
+
+    default_errno = XEN_EBUSY
+
+    def __init__(self, domid: int) -> None:
+        super().__init__(f"domain {domid} has no process that executes it")
+        self.domid = domid
 
 
 def native_image(domain: Domain, *, origin_ns: int, wall_clock_ns: int, p2m: bytes, outspoken: bool) -> Image:
@@ -57,6 +73,8 @@ class NativeVcpu(ProcessVcpu):
         on_failure: Callable[[Vcpu, str], None],
     ) -> None:
         super().__init__(vcpu, image, spawner, bells, on_failure)
+        self._hopped: anyio.Event | None = None
+        self._state_fd = -1
         self._tally_fd = sealed_memfd(TALLY_BYTES)
         self.tally = Tally.of(memoryview(mmap.mmap(self._tally_fd, TALLY_BYTES)))
 
@@ -71,6 +89,7 @@ class NativeVcpu(ProcessVcpu):
             await super().run()
         finally:
             os.close(self._tally_fd)
+            self._started()
 
     async def hop(self) -> None:
         """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
@@ -98,6 +117,10 @@ class NativeVcpu(ProcessVcpu):
         state = os.pread(self._state_fd, size, 0)
         start = NativeStart.model_validate_json(self._image.payload)
         return Image(ENTRY, start.model_copy(update={"state": state}).model_dump_json().encode())
+
+    def _started(self) -> None:
+        if self._hopped is not None:
+            self._hopped.set()
 
     def _prepare(self) -> None:
         """The process publishes time itself."""

@@ -7,12 +7,14 @@ the hypervisor has changed is done; they are the points at which the domain can 
 
 from __future__ import annotations
 
+import os
 import select
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from hypervisor.pv import timers, traps
+from hypervisor.pv.state import dump_domain
 from hypervisor.pv.vcpu import PvVcpu
+from hypervisor.vcpu.process.wire import RequestKind
 
 if TYPE_CHECKING:
     from hypervisor.pv.domain import PvDomain
@@ -64,7 +66,7 @@ class Executor:
         """A fault or trap of the processor."""
         self._tally.traps[vector] += 1
         vcpu = self.vcpu
-        traps.exception(vcpu, vector, error_code, self._engine.cpu.cr2)
+        traps.exception(vcpu, vector, error_code, self._engine.cr2)
         if vcpu.upcall_due:
             traps.deliver_upcall(vcpu)
 
@@ -100,18 +102,19 @@ class Executor:
                 self._switch(vcpu)
             traps.deliver_upcall(vcpu)
             tally.slices += 1
-            now, border = now_ns(), monotonic_ns()
             deadline = self._deadline()
-            border += SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - now))
-            engine.run(border, fd)
+            slice_ns = SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - now_ns()))
+            engine.run(slice_ns, fd)
 
     def _attend(self) -> None:
         """Whatever has come since the last border."""
         self._connection.listening.drain()
         self._connection.collect(self._domain.ports.set_pending)
+        if self._residence.save_fd is not None:
+            self._save(self._residence.save_fd)
         if self._residence.unmapped:
             self._residence.unmapped = False
-            self._engine.cpu.flush()
+            self._engine.flush()
         now = self._domain.now_ns()
         for vcpu in self._domain.vcpus:
             deadline = vcpu.deadline_ns
@@ -149,6 +152,17 @@ class Executor:
         engine.activate(vcpu.id)
         traps.switch_in(vcpu)
 
+    def _save(self, fd: int) -> None:
+        """Write the state down: another process goes on with it, and this one is ended."""
+        if self._loaded is not None:
+            traps.switch_out(self._loaded)
+            self._saved[self._loaded.id] = self._engine.save()
+        state = dump_domain(self.domain).model_dump_json().encode()
+        done = 0
+        while done < len(state):
+            done += os.write(fd, state[done:])
+        self._connection.request(RequestKind.SAVED, args=(len(state),))
+
     def _idle(self) -> None:
         """No vCPU has anything to do: wait for a bell or a timer."""
         deadline = self._deadline()
@@ -159,7 +173,7 @@ class Executor:
 
     def report_registers(self, output: TextIO) -> None:
         """What a domain that has crashed leaves behind, as Xen prints it."""
-        cpu, vcpu = self._engine.cpu, self.vcpu
+        cpu, vcpu = self._engine, self.vcpu
         mode = "kernel" if vcpu.in_kernel else "user"
         print(f"vcpu {vcpu.id}, guest {mode} mode, root {vcpu.root:#x}", file=output)
         for names in _REGISTERS:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from hypervisor.abi.sched import SCHEDOP_shutdown, SHUTDOWN_crash, sched_shutdown
 from hypervisor.abi.xen import HYPERVISOR_sched_op
 from hypervisor.pv.crash import DomainCrash
-from hypervisor.pv.descriptors import check as check_descriptor
+from hypervisor.pv.descriptors import fix as fix_descriptor
 from hypervisor.pv.domain import PvDomain
 from hypervisor.pv.frames import Kind, LocalFrames
 from hypervisor.pv.layout import RAM_FIRST
@@ -40,7 +40,9 @@ ENDS: Final = 5
 
 
 class _Clock:
-    def __init__(self, start: NativeStart) -> None:
+    def __init__(self, start: NativeStart, engine: Engine) -> None:
+        self.tsc_hz = engine.tsc_hz
+        self.read_tsc = engine.read_tsc
         self._origin_ns = start.origin_ns
         self._wall_clock_ns = start.wall_clock_ns
 
@@ -88,31 +90,27 @@ def _assemble(start: NativeStart, fds: Sequence[int]) -> Executor:
     connection.begin(residence)
     assert residence.shared_info is not None
     memory = MachineMemory(connection.space.view)
-    engine = Engine(connection.space.base)
-    engine.map(0, RAM_FIRST + start.max_pages)
+    engine = Engine(connection.space.base, start.max_pages, start.max_vcpus)
     monitor = engine.monitor
     page_tables = PageTables(
         memory,
         frames,
-        engine.cpu,
+        engine,
         monitor.m2p,
         monitor.xen_entries,
-        check_descriptor=check_descriptor,
-        ldt_changed=lambda vcpu: engine.set_ldt(vcpu.id, vcpu.ldt_frames, vcpu.ldt_entries),
         domid=start.domid,
-        max_vcpus=start.max_vcpus,
     )
     domain = PvDomain(
         domid=start.domid,
-        cpu=engine.cpu,
+        cpu=engine,
         page_tables=page_tables,
         frames=frames,
         memory=memory,
         m2p=monitor.m2p,
-        monitor=engine,
+        monitor=monitor,
         shared_info=residence.shared_info,
         hypervisor=_MachineWide(connection),
-        clock=_Clock(start),
+        clock=_Clock(start, engine),
         max_vcpus=start.max_vcpus,
         tally=tally,
         stop_slice=engine.stop,

@@ -176,6 +176,9 @@ class ProcessVcpu:
         publish_wall_clock(self._domain)
         publish_system_time(self.vcpu)
 
+    def _started(self) -> None:
+        """There is a process that executes it."""
+
     def _descriptors(self) -> Sequence[int]:
         """Handed to the process beside its ends; they stay ours."""
         return ()
@@ -199,6 +202,7 @@ class ProcessVcpu:
             self.child = child
             self._header = ends.ringer.memory.header
             self.vcpu.elsewhere = self
+            self._started()
             try:
                 if not self._domain.executing:
                     self.stop()
