@@ -27,7 +27,7 @@ def read_kernel(path: Path) -> KernelImage:
 
 def read_image(path: Path, most_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     """A whole file. Raises OSError, and BadImage where it is none or larger than `most_bytes`."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open(path, "rb", opener=_open) as file:
         status = os.fstat(file.fileno())
         if not S_ISREG(status.st_mode):
             raise BadImage(path.name, 0, "no regular file", "a file")
@@ -35,6 +35,11 @@ def read_image(path: Path, most_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         if not data or len(data) > most_bytes:
             raise BadImage(path.name, 0, f"a file of {status.st_size} bytes", f"1 to {most_bytes} bytes")
         return data
+
+
+def _open(path: str, flags: int) -> int:
+    """Without waiting for whoever writes into it, if it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_kernel(data: bytes | memoryview, file: str) -> KernelImage:
