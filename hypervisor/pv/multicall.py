@@ -1,7 +1,8 @@
 """multicall of a native guest: the entries lie in its virtual memory.
 
 Follows do_multicall of Xen 4.17, as hypervisor/multicall.py does for auto-translated guests. The entries of a slice
-are fetched together, once; the results are written when the slice is over or an entry is not finished.
+are fetched together, once, and written back together with their results when the slice is over or an entry is not
+finished. Translations that a slice makes stale are forgotten at its end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hypervisor.pv.vcpu import PvVcpu
 
 ENTRY_BYTES: Final = multicall_entry.size
+RESULT: Final = multicall_entry.offsets["result"]
 ENTRIES_A_SLICE: Final = 128
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -37,26 +39,31 @@ def run_batch(dispatch: Dispatch, vcpu: PvVcpu, call_list: int, nr_calls: int) -
     """
     count = min(nr_calls, ENTRIES_A_SLICE)
     page_tables, root = vcpu.domain.page_tables, vcpu.kernel_root
-    size = count * ENTRY_BYTES
-    page_tables.check_writable(root, call_list, size)
-    write = page_tables.write
-    address = call_list
-    tally = vcpu.domain.tally
-    tally.multicalls += 1
-    for number, _, *args in _entry.iter_unpack(page_tables.read(root, call_list, size)):
-        if number in _ALONE:
-            result: int | Continuation | None = -XEN_EINVAL
-        else:
-            result = dispatch(vcpu, number, tuple(args))
-        tally.multicall_entries += 1
+    page_tables.check_writable(root, call_list, count * ENTRY_BYTES)
+    entries = bytearray(page_tables.read(root, call_list, count * ENTRY_BYTES))
+    vcpu.domain.tally.multicalls += 1
+    page_tables.begin_batch()
+    try:
+        done = _run_slice(dispatch, vcpu, entries)
+    finally:
+        page_tables.end_batch()
+    vcpu.domain.tally.multicall_entries += done
+    # By the present page tables: an entry may have changed them, and this frame may be one by now.
+    page_tables.write(vcpu.kernel_root, call_list, entries[: min(done + 1, count) * ENTRY_BYTES])
+    if done < nr_calls:
+        return Continuation(HYPERVISOR_multicall, (call_list + done * ENTRY_BYTES, nr_calls - done))
+    return 0
+
+
+def _run_slice(dispatch: Dispatch, vcpu: PvVcpu, entries: bytearray) -> int:
+    """Execute the entries until one is not finished, which is rewritten to go on; how many are done."""
+    at = 0
+    for number, _, *args in list(_entry.iter_unpack(entries)):
+        result = -XEN_EINVAL if number in _ALONE else dispatch(vcpu, number, tuple(args))
         if isinstance(result, Continuation):
             again = (*result.args, 0, 0, 0, 0, 0, 0)[:6]
-            write(root, address, _entry.pack(result.number, 0, *again))
-            return Continuation(
-                HYPERVISOR_multicall, (address, nr_calls - (address - call_list) // ENTRY_BYTES)
-            )
-        write(root, address + 8, _result.pack((result or 0) & U64))
-        address += ENTRY_BYTES
-    if count < nr_calls:
-        return Continuation(HYPERVISOR_multicall, (address, nr_calls - count))
-    return 0
+            _entry.pack_into(entries, at, result.number, 0, *again)
+            break
+        _result.pack_into(entries, at + RESULT, (result or 0) & U64)
+        at += ENTRY_BYTES
+    return at // ENTRY_BYTES

@@ -16,11 +16,18 @@ class FlatMemory:
     def __init__(self) -> None:
         self.data = bytearray(SIZE)
         self.readable = self.writable = SIZE
+        self.batches = 0
 
     def read(self, _root: int, address: int, size: int) -> bytes:
         if not 0 <= address <= address + size <= self.readable:
             raise GuestFault(1, address, size)
         return bytes(self.data[address : address + size])
+
+    def begin_batch(self) -> None:
+        self.batches += 1
+
+    def end_batch(self) -> None:
+        self.batches -= 1
 
     def check_writable(self, _root: int, address: int, size: int) -> None:
         if not 0 <= address <= address + size <= self.writable:
