@@ -42,23 +42,26 @@ class LocalDescriptors:
     def map(self, vcpu: PvVcpu) -> None:
         """Refer to its pages, as the kernel's tables have them, and tell the processor."""
         pages = -(-vcpu.ldt_entries // DESCRIPTORS_A_PAGE)
-        quads = self._validation.memory.quads
-        for page in range(pages):
-            slot = self._walks.l1_slot(vcpu.kernel_root, vcpu.ldt_base + page * PAGE_SIZE)
-            entry: int = quads[slot] if slot >= 0 else 0
-            if entry & PRESENT:
-                mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
-                try:
-                    self._validation.take_descriptors(mfn)
-                except BadFrame:
-                    continue
-                vcpu.ldt_frames[page] = mfn
-        vcpu.domain.monitor.set_ldt(vcpu.id, vcpu.ldt_frames[:pages], vcpu.ldt_entries)
+        vcpu.ldt_frames = [self._take(vcpu, vcpu.ldt_base + page * PAGE_SIZE) for page in range(pages)]
+        vcpu.domain.monitor.set_ldt(vcpu.id, vcpu.ldt_frames, vcpu.ldt_entries)
         self._validation.flush_due = True
 
     def drop(self, vcpu: PvVcpu) -> None:
         """Refer to them no more. The processor is told by the `map` that follows, or has no use for the vCPU."""
-        for page, mfn in enumerate(vcpu.ldt_frames):
+        for mfn in vcpu.ldt_frames:
             if mfn:
                 self._validation.put_descriptors(mfn)
-                vcpu.ldt_frames[page] = 0
+        vcpu.ldt_frames = []
+
+    def _take(self, vcpu: PvVcpu, address: int) -> int:
+        """Refer to the page there; 0 if it is none that may be used."""
+        slot = self._walks.l1_slot(vcpu.kernel_root, address)
+        entry: int = self._validation.memory.quads[slot] if slot >= 0 else 0
+        if not entry & PRESENT:
+            return 0
+        mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
+        try:
+            self._validation.take_descriptors(mfn)
+        except BadFrame:
+            return 0
+        return mfn

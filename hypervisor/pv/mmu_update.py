@@ -264,6 +264,10 @@ class Updates:
         elif kind == UVMF_INVLPG:
             self._cpu.flush_page(va)
 
+    def invalidate(self, va: int) -> None:
+        """Forget the translation of one address, which is the guest's."""
+        self._cpu.flush_page(va)
+
 
 def as_result(foreigndom: int) -> int:
     """The result that a call which only waits carries there."""

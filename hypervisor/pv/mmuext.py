@@ -22,7 +22,6 @@ from hypervisor.pv.mmu_update import PREEMPTED, VCPU_MASK_BYTES, as_result
 from hypervisor.pv.validation import BUDGET, Preempted
 
 if TYPE_CHECKING:
-    from hypervisor.pv.cpu import Cpu
     from hypervisor.pv.local_descriptors import LocalDescriptors
     from hypervisor.pv.mmu_update import Updates
     from hypervisor.pv.roots import Roots
@@ -42,7 +41,7 @@ Operation = Callable[["Extended", "PvVcpu", int, int], None]
 class Extended:
     """mmuext_op of one domain."""
 
-    __slots__ = ("_cpu", "_descriptors", "_roots", "_updates", "_validation", "_walks")
+    __slots__ = ("_descriptors", "_roots", "_updates", "_validation", "_walks")
 
     def __init__(
         self,
@@ -51,14 +50,12 @@ class Extended:
         updates: Updates,
         roots: Roots,
         descriptors: LocalDescriptors,
-        cpu: Cpu,
     ) -> None:
         self._validation = validation
         self._walks = walks
         self._updates = updates
         self._roots = roots
         self._descriptors = descriptors
-        self._cpu = cpu
 
     def mmuext_op(
         self, vcpu: PvVcpu, uops: int, count: int, pdone: int, foreigndom: int
@@ -153,7 +150,7 @@ class Extended:
 
     def invalidate(self, _vcpu: PvVcpu, address: int, _arg2: int) -> None:
         if is_guest_address(address):
-            self._cpu.flush_page(address)
+            self._updates.invalidate(address)
 
     def invalidate_multi(self, vcpu: PvVcpu, address: int, mask: int) -> None:
         self._check_mask(vcpu, mask)

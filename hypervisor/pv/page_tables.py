@@ -73,7 +73,7 @@ class PageTables:
         self._descriptors = LocalDescriptors(self.validation, walks)
         self.roots = Roots(self.validation, self._descriptors, cpu)
         self._updates = Updates(self.validation, walks, cpu, m2p, domid)
-        self._extended = Extended(self.validation, walks, self._updates, self.roots, self._descriptors, cpu)
+        self._extended = Extended(self.validation, walks, self._updates, self.roots, self._descriptors)
         self._grants = GrantMappings(self.validation, walks)
 
     def entry(self, root: int, va: int) -> int:
@@ -278,7 +278,6 @@ class PageTables:
                 if vcpu.user_root:
                     self.roots.set_user(vcpu, vcpu.user_root)
                 if vcpu.ldt_entries:
-                    vcpu.ldt_frames[:] = [0] * len(vcpu.ldt_frames)
                     self._descriptors.map(vcpu)
         finally:
             validation.restoring = False
