@@ -65,7 +65,8 @@ class Clock(Protocol):
 
 class PvDomain:
     """domid is the machine-wide core's. vcpus: all that it may have. stop_slice: the engine stops at the next border.
-    mapped_grants: by handle. vm_assist: bits of VMASST_TYPE_*.
+    mapped_grants: by handle. vm_assist: bits of VMASST_TYPE_*. border_ns: system time at
+    which the present slice ends at the latest.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class PvDomain:
         self.mapped_grants: dict[int, Mapped] = {}
         self.xen_version: int | None = None
         self.vm_assist = 0
+        self.border_ns = 0
         self.tsc_hz = clock.tsc_hz
         self.read_tsc = clock.read_tsc
         self.refusals: Callable[[PvVcpu, int, XenError], None] | None = None
@@ -125,6 +127,11 @@ class PvDomain:
     def raise_virq(self, vcpu: PvVcpu, virq: int) -> None:
         """An event for the port that the vCPU's VIRQ is bound to, if it is."""
         self.ports.raise_virq(vcpu.id, virq)
+
+    def timer_set(self, deadline_ns: int) -> None:
+        """A timer will be due at this system time: the present slice ends no later."""
+        if deadline_ns < self.border_ns:
+            self.reschedule()
 
     def crash(self, vcpu: PvVcpu, reason: str) -> NoReturn:
         """It cannot go on. Raises DomainCrash."""

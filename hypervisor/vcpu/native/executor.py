@@ -34,11 +34,9 @@ class Executor:
         self, connection: Connection, residence: Residence, engine: Engine, domain: PvDomain
     ) -> None:
         self.vcpu: PvVcpu = domain.vcpus[0]
-        self.domain = domain
         self._connection = connection
         self._residence = residence
         self._engine = engine
-        self._domain = domain
         self._tally = domain.tally
         self._enter = domain.hypercalls.enter
         self._saved: dict[int, Any] = {}
@@ -88,7 +86,7 @@ class Executor:
 
     def run(self) -> None:
         """Until the hypervisor ends this process. Raises DomainCrash, and whatever a fault of ours raises."""
-        engine, tally, now_ns = self._engine, self._tally, self._domain.now_ns
+        engine, tally, domain, now_ns = self._engine, self._tally, self.domain, self.domain.now_ns
         listening = self._connection.listening
         listening.fall_asleep()  # for good: a bell that rings while the engine runs is to stop it
         fd = listening.fileno()
@@ -102,33 +100,30 @@ class Executor:
                 self._switch(vcpu)
             traps.deliver_upcall(vcpu)
             tally.slices += 1
-            deadline = self._deadline()
-            slice_ns = SLICE_NS if deadline is None else max(0, min(SLICE_NS, deadline - now_ns()))
-            engine.run(slice_ns, fd)
+            now = now_ns()
+            domain.border_ns = border = _border(now, self._deadline())
+            engine.run(max(0, border - now), fd)
 
     def _attend(self) -> None:
         """Whatever has come since the last border."""
         self._connection.listening.drain()
-        self._connection.collect(self._domain.ports.set_pending)
+        self._connection.collect(self.domain.ports.set_pending)
         if self._residence.save_fd is not None:
             self._save(self._residence.save_fd)
-        if self._residence.unmapped:
-            self._residence.unmapped = False
-            self._engine.flush()
-        now = self._domain.now_ns()
-        for vcpu in self._domain.vcpus:
+        now = self.domain.now_ns()
+        for vcpu in self.domain.vcpus:
             deadline = vcpu.deadline_ns
             if deadline is not None and deadline <= now:
                 timers.expire(vcpu, now)
 
     def _deadline(self) -> int | None:
         """The earliest timer of any vCPU."""
-        deadlines = [deadline for vcpu in self._domain.vcpus if (deadline := vcpu.deadline_ns) is not None]
+        deadlines = [deadline for vcpu in self.domain.vcpus if (deadline := vcpu.deadline_ns) is not None]
         return min(deadlines) if deadlines else None
 
     def _pick(self) -> PvVcpu | None:
         """The next that may be executed, each in its turn."""
-        vcpus = self._domain.vcpus
+        vcpus = self.domain.vcpus
         count = len(vcpus)
         for step in range(count):
             vcpu = vcpus[(self._next + step) % count]
@@ -166,7 +161,7 @@ class Executor:
     def _idle(self) -> None:
         """No vCPU has anything to do: wait for a bell or a timer."""
         deadline = self._deadline()
-        timeout = None if deadline is None else max(0, deadline - self._domain.now_ns()) / NANOSECONDS
+        timeout = None if deadline is None else max(0, deadline - self.domain.now_ns()) / NANOSECONDS
         self._tally.blocked = 1
         select.select([self._connection.listening.fileno()], [], [], timeout)
         self._tally.blocked = 0
@@ -179,6 +174,10 @@ class Executor:
         for names in _REGISTERS:
             print("  ".join(f"{name:>6} {getattr(cpu, name):016x}" for name in names), file=output)
         output.flush()
+
+
+def _border(now: int, deadline: int | None) -> int:
+    return now + SLICE_NS if deadline is None else min(now + SLICE_NS, deadline)
 
 
 _REGISTERS: Final = (

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 
 class Residence:
-    """Implements hypervisor.vcpu.process.connection.Resident. domain: when it is there. unmapped: some pages have
-    gone since the engine last forgot its translations. save_fd: where the state is to be written.
+    """Implements hypervisor.vcpu.process.connection.Resident. domain: when it is there. save_fd: where its state
+    is to be written.
     """
 
     def __init__(self, frames: LocalFrames) -> None:
         self.shared_info: memoryview | None = None
         self.domain: PvDomain | None = None
-        self.unmapped = False
         self.save_fd: int | None = None
         self._frames = frames
 
@@ -64,7 +63,8 @@ class Residence:
         for mfn in range(gpfn, gpfn + count):
             if self._frames.kind(mfn) is not Kind.ABSENT:
                 self._frames.vanish(mfn, 1)
-        self.unmapped = True
+        if self.domain is not None:
+            self.domain.cpu.flush()
 
     def save_to(self, fd: int) -> None:
         """At the next slice border."""
