@@ -34,6 +34,7 @@ class Executor:
         self, connection: Connection, residence: Residence, engine: Engine, domain: PvDomain
     ) -> None:
         self.vcpu: PvVcpu = domain.vcpus[0]
+        self.domain = domain
         self._connection = connection
         self._residence = residence
         self._engine = engine
