@@ -101,6 +101,7 @@ class CreditScheduler:
         self._ticked_ns = self._accounted_ns = now_ns
         self._used_ns = 0
         self._overdraft_ns = 0
+        self._spared = 0
 
     @property
     def tick_ns(self) -> int:
@@ -109,8 +110,8 @@ class CreditScheduler:
 
     @property
     def contended(self) -> bool:
-        """Whether somebody who wants to run does not."""
-        return any(unit.wants and not unit.runs for unit in self.units)
+        """Whether somebody who may run and wants to does not."""
+        return any(unit.wants and not unit.runs and not unit.parked for unit in self.units)
 
     def changed(self) -> None:
         """A share, the time slice or the rate limit is another one now."""
@@ -182,11 +183,13 @@ class CreditScheduler:
 
     def _settle_overdraft(self, elapsed_ns: int) -> None:
         """More may have been used than there is, while units that were told to stop still ran, or woke without
-        asking. It is given back by leaving a processor idle for a tick.
+        asking. It is given back by leaving a processor idle for a tick, but not for two in a row: somebody who
+        does not stop at all shall not stop all others.
         """
         overdraft_ns = self._overdraft_ns + self._used_ns - self.pcpus * elapsed_ns
         self._overdraft_ns = min(max(0, overdraft_ns), self.slice_ns)
         self._used_ns = 0
+        self._spared = int(self._overdraft_ns >= self.tick_ns and not self._spared)
 
     def _settle_cap(self, unit: Unit, elapsed_ns: int) -> None:
         cap = unit.share.cap
@@ -213,7 +216,7 @@ class CreditScheduler:
                 elif not stays:
                     self._to_the_end(unit)
             ready.append((-rank, not stays, -unit.credit_ns, unit.turn, unit))
-        processors = self.pcpus - (self._overdraft_ns >= self.tick_ns)
+        processors = self.pcpus - self._spared
         if len(ready) > processors:
             ready.sort(key=_order)
         for place, (_, expired, _, _, unit) in enumerate(ready):
