@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hypervisor.abi.layout import Struct, u8, u16
+from hypervisor.abi.layout import Handle, Struct, u8, u16, u32
 
 PHYSDEVOP_eoi: Final = 12
 PHYSDEVOP_pirq_eoi_gmfn_v1: Final = 17
@@ -53,3 +53,12 @@ class physdev_pci_device(Struct, size=4):
     seg: u16 = 0
     bus: u8 = 0
     devfn: u8 = 0
+
+
+class physdev_set_iopl(Struct, size=4):
+    iopl: u32 = 0
+
+
+class physdev_set_iobitmap(Struct, size=16):
+    bitmap: Handle = 0
+    nr_ports: u32 = 0

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 VECTORS: Final = 256
 GDT_FRAMES: Final = 14
-LDT_FRAMES: Final = 16
 VCPU_INFO_SIZE: Final = 64
 UPCALL_PENDING: Final = 0
 UPCALL_MASK: Final = 1
@@ -50,7 +49,7 @@ class PvVcpu:
     gs_base_kernel, gs_base_user   of the two, the one of the mode that it is not in; the other is in the processor
     gdt_frames, gdt_entries        the guest's part of its GDT: MFNs, and how many descriptors
     ldt_base, ldt_entries          its LDT by virtual address; 0 entries: none
-    ldt_frames            MFNs of the LDT's pages that are mapped for the processor; 0: not yet
+    ldt_frames            MFNs of its pages; 0: that one is no descriptor table, and not used
     iopl                  the guest's I/O privilege level, in the place that it has in RFLAGS
     iobmp, iobmp_ports    its I/O permission bitmap: virtual address, and ports that it holds
     cr2, cr4              as the guest reads them
@@ -60,6 +59,7 @@ class PvVcpu:
     runstate_area, time_area       virtual addresses of the copies that the guest has asked for; 0: none
     singleshot_ns, periodic_due_ns, poll_deadline_ns   deadlines in system time; None: not set
     period_ns             of the periodic timer; 0: stopped
+    published_ns          when its time record was last written
     context               registers to be loaded when it is first executed; None afterwards
     """
 
@@ -99,6 +99,7 @@ class PvVcpu:
         "periodic_due_ns",
         "poll_deadline_ns",
         "poll_ports",
+        "published_ns",
         "runstate",
         "runstate_area",
         "runstate_entry_ns",
@@ -111,7 +112,6 @@ class PvVcpu:
         "trap_addresses",
         "trap_flags",
         "trap_selectors",
-        "tsc_aux",
         "user_root",
     )
 
@@ -138,14 +138,13 @@ class PvVcpu:
         self.gdt_frames = [0] * GDT_FRAMES
         self.gdt_entries = 0
         self.ldt_base = self.ldt_entries = 0
-        self.ldt_frames = [0] * LDT_FRAMES
+        self.ldt_frames: list[int] = []
         self.iopl = 0
         self.iobmp = self.iobmp_ports = 0
         self.cr2 = 0
         self.cr4 = 0
         self.dr7_io = 0
         self.nmi_pending = self.nmi_masked = False
-        self.tsc_aux = 0
         self.runstate = RUNSTATE_runnable if self.online else RUNSTATE_offline
         self.runstate_entry_ns = now_ns
         self.runstate_ns = [0, 0, 0, 0]
@@ -154,6 +153,7 @@ class PvVcpu:
         self.periodic_due_ns: int | None = None
         self.poll_deadline_ns: int | None = None
         self.period_ns = 0
+        self.published_ns = 0
         self.context: vcpu_guest_context | None = None
 
     def __repr__(self) -> str:
