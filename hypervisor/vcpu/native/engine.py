@@ -21,6 +21,7 @@ from hypervisor.pv.layout import (
     XEN_END,
     XEN_FIRST,
 )
+from hypervisor.vcpu.native import time_stamps
 from hypervisor.vcpu.native.hooks import Handler, Hooks
 from hypervisor.vcpu.native.library import UC_PROT_ALL, EngineFailed, library
 from hypervisor.vcpu.native.monitor_pages import (
@@ -32,6 +33,7 @@ from hypervisor.vcpu.native.monitor_pages import (
 )
 from hypervisor.vcpu.native.opening import Opened, open_engine
 from hypervisor.vcpu.native.registers import Registers
+from hypervisor.vcpu.native.watch import Watch
 
 CR4: Final = 0x620
 """PAE, OSFXSR, OSXMMEXCPT"""
@@ -48,7 +50,7 @@ SAVED_BYTES: Final = 2872
 
 class Engine(Registers):
     """The registers are those of the vCPU that executes. monitor: the hypervisor's pages. handler: who hears of what
-    the guest does.
+    the guest does. tsc_hz: how fast its time stamp counter counts; tsc_offset: what is added to the machine's.
     """
 
     def __new__(cls, memory_address: int, pages: int, vcpus: int = 1) -> Self:  # noqa: ARG004
@@ -73,9 +75,11 @@ class Engine(Registers):
         self._stop_request = ctypes.c_uint8.from_address(opened.stop_request)
         self._exit_request = ctypes.c_uint8.from_address(opened.exit_request)
         self._countdown = ctypes.c_uint16.from_address(opened.countdown)
+        self._forget_code = self._loaded_library.held.tb_invalidate_phys_range_x86_64
         self._emu_start = self._loaded_library.held.uc_emu_start
         self._ram_addresses: list[tuple[int, int, int]] = []
-        self.monitor = MonitorPages()
+        self.tsc_hz = time_stamps.frequency()
+        self.monitor = MonitorPages(pages)
         self.monitor.changed = self._descriptors_changed
         self._active = 0
         self.map(XEN_FIRST, XEN_END - XEN_FIRST)
@@ -84,6 +88,7 @@ class Engine(Registers):
         self._map_at(MONITOR_FIRST, self.monitor.pages, self.monitor.address)
         self._hooks = Hooks(self, self._loaded_library)
         self._enter_long_mode()
+        self._watch: Watch | None = None
         self._pristine = b""
         self._pristine = self.save()
 
@@ -108,14 +113,12 @@ class Engine(Registers):
         self._loaded_library.check("uc_mem_map_ptr", code)
         self._ram_addresses.append((mfn, mfn + count, held.qemu_ram_addr_from_host_x86_64(self._uc, host)))
 
-    def code_changed(self, mfn: int, count: int = 1) -> None:
-        """Forget what was translated from these frames: somebody else than the guest has written there."""
+    def forget_code(self, mfn: int) -> None:
+        """Somebody else than the guest has written into this frame: drop what was translated of it."""
         for first, end, ram_address in self._ram_addresses:
             if first <= mfn < end:
                 start = ram_address + (mfn - first << PAGE_SHIFT)
-                self._loaded_library.held.tb_invalidate_phys_range_x86_64(
-                    self._uc, start, start + count * PAGE_SIZE
-                )
+                self._forget_code(self._uc, start, start + PAGE_SIZE)
                 return
 
     # ---- vCPUs
@@ -173,9 +176,15 @@ class Engine(Registers):
 
     # ---- running
 
-    def run(self, slice_ns: int, wake_fd: int = -1) -> None:  # noqa: ARG002
+    def run(self, slice_ns: int, wake_fd: int = -1) -> None:
         """Execute until stop(), until `slice_ns` are over, until `wake_fd` can be read, or until a handler raises."""
+        watch = self._watch
+        if watch is None:
+            watch = self._watch = Watch(self._hooks.stubs, self.opened)
+        if not watch.begin(slice_ns, wake_fd):
+            return
         code = self._emu_start(self._uc, self.rip, 0, 0, 0)
+        watch.end()
         raised = self._hooks.raised
         if raised is not None:
             self._hooks.raised = None
@@ -195,4 +204,4 @@ class Engine(Registers):
 
     def read_tsc(self) -> int:
         """The guest's time stamp counter now."""
-        return (self._loaded_library.held.cpu_get_tsc_x86_64(None) + self.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF
+        return (time_stamps.read() + self.tsc_offset) & 0xFFFF_FFFF_FFFF_FFFF

@@ -60,7 +60,7 @@ _Interrupt: Final = ctypes.PYFUNCTYPE(None, ctypes.c_size_t, ctypes.c_uint32)
 
 
 class Hooks:
-    """handler: who is called. raised: what it raised in this run."""
+    """handler: who is called. raised: what it raised in this run. stubs: our machine code."""
 
     def __init__(self, engine: Engine, library: Library) -> None:
         self.handler: Handler
@@ -68,7 +68,7 @@ class Hooks:
         self._engine = engine
         self._library = library
         held, opened = library.held, engine.opened
-        self._stubs = MachineCode()
+        self.stubs = MachineCode()
         self._kept = [
             _Procedure(self._syscall),
             _Procedure(self._sysenter),
@@ -78,7 +78,7 @@ class Hooks:
             _Procedure(self._port_access),
         ]
         syscall, sysenter, cpuid, interrupt, invalid, port_access = map(address, self._kept)
-        ports = self._stubs.call_and_leave(port_access, address(held.cpu_loop_exit_x86_64), opened.cpu)
+        ports = self.stubs.call_and_leave(port_access, address(held.cpu_loop_exit_x86_64), opened.cpu)
         for instruction, function in (
             (UC_X86_INS_SYSCALL, syscall),
             (UC_X86_INS_SYSENTER, sysenter),
@@ -91,7 +91,7 @@ class Hooks:
         self._add(UC_HOOK_INSN_INVALID, invalid)
         known = address(held.breakpoint_handler_x86_64)
         raise_exception = address(held.raise_exception_x86_64)
-        debug = self._stubs.debug_exception(known, opened.env, raise_exception)
+        debug = self.stubs.debug_exception(known, opened.env, raise_exception)
         ctypes.c_uint64.from_address(opened.debug_handler).value = debug
 
     def _add(self, kind: int, function: int, *extra: ctypes.c_int) -> None:

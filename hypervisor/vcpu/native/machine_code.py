@@ -20,6 +20,11 @@ _ALIGN_STACK: Final = b"\x48\x83\xec\x08"  # sub rsp, 8
 _NEVER: Final = b"\x0f\x0b"  # ud2
 
 
+def keep(thing: Any) -> None:
+    """Never drop `thing`, not even when Python ends: other threads still use what it stands for."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def address(function: Any) -> int:
     """Where a function of a library, or one that ctypes made of Python's, begins."""
     found = ctypes.cast(function, ctypes.c_void_p).value
@@ -37,6 +42,7 @@ class MachineCode:
     def __init__(self) -> None:
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
         self._memory = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, protection)
+        keep(self._memory)
         self._address = address_of(self._memory)
 
     def add(self, code: bytes) -> int:
@@ -52,16 +58,14 @@ class MachineCode:
         )
 
     def debug_exception(self, known: int, env: int, raise_exception: int) -> int:
-        """A function of the engine's CPU that calls `known`, which returns only if no breakpoint was meant: it was
-        the instruction ICEBP, one byte long. Then `raise_exception(env, 1)`, which does not return.
+        """A function of the engine's CPU that calls `known`, which returns only if no breakpoint of the guest's was
+        met. Then `raise_exception(env, 1)`, which does not return: the engine would turn for ever.
         """
-        step = b"\x48\xff\x87" + (128).to_bytes(4, "little")  # inc qword [rdi + rip's offset]
         return self.add(
             _ALIGN_STACK
             + _CALL % _quad(known)
             + ARGUMENT
             + _quad(env)
-            + step
             + SECOND_ARGUMENT
             + (1).to_bytes(4, "little")
             + _CALL % _quad(raise_exception)

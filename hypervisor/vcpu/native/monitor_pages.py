@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hypervisor.fixed_mapping import address_of
-from hypervisor.pv.layout import FIRST_XEN_SLOT, MFN_END, MONITOR_FIRST, PAGE_SHIFT, PAGE_SIZE
+from hypervisor.pv.layout import FIRST_XEN_SLOT, MFN_END, MONITOR_FIRST, PAGE_SHIFT, PAGE_SIZE, RAM_FIRST
 
 PERDOMAIN_SLOT: Final = 260
 PERDOMAIN_VIRT_START: Final = 0xFFFF_8200_0000_0000
@@ -58,12 +58,12 @@ def ldt_address(vcpu: int) -> int:
 
 
 class MonitorPages:
-    """m2p: PFN by MFN, u64 each, all ones at first. xen_entries: what belongs into Xen's slots of a root, by slot.
-    To be mapped into the engine at MONITOR_FIRST: `pages` frames at `address`. changed: called with the vCPU whose
+    """m2p: PFN by MFN, u64 each, all ones at first (zeros above the domain's `ram_pages`). xen_entries: what belongs
+    into Xen's slots of a root, by slot. To be mapped into the engine at MONITOR_FIRST: `pages` frames at `address`. changed: called with the vCPU whose
     descriptor table is another now. ldt_entries: by vCPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ram_pages: int) -> None:
         self.changed: Callable[[int], None] = _nobody
         self.ldt_entries = [0] * MAX_VCPUS
         tables = 2 + 2 + _L1_TABLES + 2  # M2P: L3, L2; areas: L3, L2, L1s; Xen's segments and zeros
@@ -72,7 +72,8 @@ class MonitorPages:
         self.address = address_of(self._memory)
         self._view = memoryview(self._memory)
         self.m2p = self._view[: MFN_END * 8].cast("Q")
-        self._view[: MFN_END * 8] = b"\xff" * (MFN_END * 8)
+        filled = (RAM_FIRST + ram_pages) * 8
+        self._view[:filled] = b"\xff" * filled
         self._next = _M2P_PAGES
         self._build()
 
