@@ -12,7 +12,7 @@ import select
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from hypervisor.pv import timers, traps
-from hypervisor.pv.state import dump_domain
+#from hypervisor.pv.state import dump_domain
 from hypervisor.pv.vcpu import PvVcpu
 from hypervisor.vcpu.process.wire import RequestKind
 

@@ -13,16 +13,18 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from hypervisor.abi.arch_x86_64 import vcpu_guest_context
 from hypervisor.abi.sched import SCHEDOP_shutdown, SHUTDOWN_crash, sched_shutdown
 from hypervisor.abi.xen import HYPERVISOR_sched_op
 from hypervisor.pv.crash import DomainCrash
-from hypervisor.pv.descriptors import fix as fix_descriptor
 from hypervisor.pv.domain import PvDomain
 from hypervisor.pv.frames import Kind, LocalFrames
 from hypervisor.pv.layout import RAM_FIRST
 from hypervisor.pv.ledger import map_ledger
 from hypervisor.pv.machine_memory import MachineMemory
 from hypervisor.pv.page_tables import PageTables
+from hypervisor.pv.pvclock import publish_wall_clock
+from hypervisor.pv.start_of_day import start_of_day
 from hypervisor.pv.tally import TALLY_BYTES, Tally
 from hypervisor.vcpu.native.engine import Engine
 from hypervisor.vcpu.native.executor import Executor
@@ -133,6 +135,7 @@ def _begin(domain: PvDomain, start: NativeStart) -> None:
             if kind is Kind.OWN:
                 pfns = range(first - RAM_FIRST, first - RAM_FIRST + count)
                 m2p[first : first + count] = memoryview(array("Q", pfns))
+    publish_wall_clock(domain)
     for vcpu_id, context in start.contexts.items():
         start_of_day(domain.vcpus[vcpu_id], vcpu_guest_context.unpack(context))
 
