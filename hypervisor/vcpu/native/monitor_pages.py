@@ -59,8 +59,8 @@ def ldt_address(vcpu: int) -> int:
 
 class MonitorPages:
     """m2p: PFN by MFN, u64 each, all ones at first (zeros above the domain's `ram_pages`). xen_entries: what belongs
-    into Xen's slots of a root, by slot. To be mapped into the engine at MONITOR_FIRST: `pages` frames at `address`. changed: called with the vCPU whose
-    descriptor table is another now. ldt_entries: by vCPU.
+    into Xen's slots of a root, by slot. To be mapped into the engine at MONITOR_FIRST: `pages` frames at `address`.
+    changed: called with the vCPU whose descriptor table is another now. ldt_entries: by vCPU.
     """
 
     def __init__(self, ram_pages: int) -> None:
