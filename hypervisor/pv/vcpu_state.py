@@ -130,10 +130,13 @@ class VcpuState(BaseModel):
 def dump_vcpu(vcpu: PvVcpu) -> VcpuState:
     """At a slice border."""
     plain = {name: getattr(vcpu, name) for name in (*_PLAIN, *_ROOTS)}
-    callbacks = {name: _dump_callback(getattr(vcpu, name)) for name in _CALLBACKS}
     return VcpuState(
         **plain,
-        **callbacks,
+        event=_dump_callback(vcpu.event),
+        failsafe=_dump_callback(vcpu.failsafe),
+        syscall=_dump_callback(vcpu.syscall),
+        syscall32=_dump_callback(vcpu.syscall32),
+        sysenter=_dump_callback(vcpu.sysenter),
         traps={
             vector: TrapState(
                 flags=vcpu.trap_flags[vector], selector=vcpu.trap_selectors[vector], address=address
