@@ -20,6 +20,7 @@ from hypervisor.vcpu.process.confinement import Confinement, confine
 from hypervisor.vcpu.process.execution import Image
 from hypervisor.vcpu.process.idling import run
 from hypervisor.vcpu.process.platform import attach
+from kernel.errors import KernelError
 from kernel.kernel import Kernel
 from kernel.program import run_program
 
@@ -47,6 +48,16 @@ class NotSendable(Exception):
     """A program, or something that it refers to, cannot be sent to a process."""
 
 
+class FileNotThere(KernelError):
+    """A process can be let to files that are there; the folder of one that is not would be too much."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is not there: make it before a domain in a process of its own is to open it"
+        )
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     """What a process is told. program: a pickled Main. origin_ns: CLOCK_MONOTONIC when system time was 0.
@@ -66,13 +77,16 @@ def isolated_image(
     """What a process executes to be a guest that runs `main`, which is sent by value where it cannot be
     imported.
 
-    files: that it may read and write, and the folders of those that are not there yet. Of all others it may
-    read what Python needs. outspoken: let it say what this system cannot keep it from.
+    files: that it may read and write. Of all others it may read what Python needs. outspoken: let it say what
+    this system cannot keep it from.
 
-    Raises NotSendable.
+    Raises NotSendable, FileNotThere.
     """
+    for file in files:
+        if not file.exists():
+            raise FileNotThere(file)
     confinement = Confinement(
-        writable_paths=tuple(str(file if file.exists() else file.parent) for file in files),
+        writable_paths=tuple(map(str, files)),
         open_files=OPEN_FILES,
         data_bytes=DATA_BYTES,
     )

@@ -40,6 +40,27 @@ class FileStoreConfig(BaseModel):
         folder = context.get("folder")
         return path if folder is None else Path(folder) / path
 
+    def make_missing(self) -> None:
+        """Makes the image if it is not there and `size` says how large.
+
+        Raises:
+            StoreUnavailable: it cannot be made.
+            BadStoreSize: no disk is so large.
+        """
+        if self.size is None or os.path.lexists(self.path):
+            return
+        size_bytes = int(self.size)
+        if size_bytes % self.sector_size or not size_bytes:
+            raise BadStoreSize(self.path, size_bytes, self.sector_size)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                os.ftruncate(fd, size_bytes)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StoreUnavailable(self.path, _reason(error)) from error
+
 
 class FileStore(BlockStore):
     """Positional reads and writes on one open file."""
@@ -50,7 +71,7 @@ class FileStore(BlockStore):
         super().__init__(config, read_only=read_only)
         self.path = config.path
         self.sector_size = self.physical_sector_size = config.sector_size
-        self._create_bytes = config.size
+        self._make_missing = config.make_missing
         self._flush_error: OSError | None = None
 
     def open(self) -> None:
@@ -131,13 +152,10 @@ class FileStore(BlockStore):
         os.close(self._fd)
 
     def _open_image(self) -> int:
+        self._make_missing()
         flags = os.O_CLOEXEC | (os.O_RDONLY if self.read_only else os.O_RDWR)
         try:
             fd = os.open(self.path, flags)
-        except FileNotFoundError as error:
-            if self._create_bytes is None:
-                raise StoreUnavailable(self.path, _reason(error)) from error
-            fd = self._create(int(self._create_bytes), flags)
         except OSError as error:
             raise StoreUnavailable(self.path, _reason(error)) from error
         kind = os.fstat(fd).st_mode
@@ -145,19 +163,6 @@ class FileStore(BlockStore):
             os.close(fd)
             raise StoreUnavailable(self.path, "neither a regular file nor a block device")
         return fd
-
-    def _create(self, size_bytes: int, flags: int) -> int:
-        if size_bytes % self.sector_size or not size_bytes:
-            raise BadStoreSize(self.path, size_bytes, self.sector_size)
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            try:
-                os.ftruncate(fd, size_bytes)
-            finally:
-                os.close(fd)
-            return os.open(self.path, flags)
-        except OSError as error:
-            raise StoreUnavailable(self.path, _reason(error)) from error
 
     def _lock(self) -> None:
         try:

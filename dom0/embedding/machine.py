@@ -117,7 +117,7 @@ class RunningMachine:
             memory: RAM.
             disks: what it is given; the first that runs its driver connects.
             files: those that it opens for the disks that it will serve, if it is a driver domain; relative paths
-                start at the machine's folder.
+                start at the machine's folder. A process can make none: they must be there.
             isolation: process lets it run in an OS process of its own. A program that is defined inside
                 something else is sent there by value, with copies of what it refers to.
 
@@ -125,6 +125,7 @@ class RunningMachine:
             ProgramError, BackendError, NoSuchDriverDomain: there is no such program, backend or driver domain; or the
                 program refers to something that cannot be sent to a process.
             pydantic.ValidationError: arguments, memory or a disk's settings are wrong.
+            FileNotThere: one of `files`, for a process.
             BuildError, StoreError: the machine refused; nothing is left of the guest.
             MachineStopped: dom0 runs no more.
         """

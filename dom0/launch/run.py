@@ -8,7 +8,8 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from backends.files import files_of
+from backends.errors import StoreError
+from backends.files import files_of, make_files
 from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachine, running_machine
 from dom0.launch.collect import collect_domain, live_row, row_of
 from dom0.launch.echo import echo_console
@@ -16,7 +17,7 @@ from dom0.launch.interrupts import heed_interrupts
 from dom0.launch.status import DomainStatus, Snapshot, watcher_for
 from dom0.report.model import DomainReport, ExpectationResult, RunReport
 from dom0.scenario.expectations import check_guest, check_image
-from dom0.scenario.model import GuestSpec, Scenario
+from dom0.scenario.model import GuestSpec, Isolation, Scenario
 from dom0.services import Services
 from kernel.errors import KernelError
 from kernel.parking import Broadcast
@@ -106,7 +107,7 @@ class ScenarioRun:
         if not self._stopping:
             try:
                 guest = await self._run(machine, spec)
-            except (KernelError, MachineStopped) as error:
+            except (KernelError, MachineStopped, StoreError) as error:
                 self._fail(spec, error)
             else:
                 self._started[spec.name] = guest
@@ -142,14 +143,19 @@ class ScenarioRun:
         return self._over.issuperset(spec.start_after) and begun.issuperset(spec.driver_domains)
 
     def _files_served_by(self, machine: RunningMachine, spec: GuestSpec) -> list[Path]:
-        """The files that a guest opens as the driver domain of others."""
-        return [
-            file
+        """The files that a guest opens as the driver domain of others. In a process of its own it makes none.
+        Raises StoreError.
+        """
+        settings = [
+            machine.settings_of(disk)
             for other in self._scenario.guests
             for disk in other.disks
             if disk.backend_domain == spec.name
-            for file in files_of(machine.settings_of(disk))
         ]
+        if spec.isolation is Isolation.PROCESS:
+            for each in settings:
+                make_files(each)
+        return [file for each in settings for file in files_of(each)]
 
     async def _dismiss(self, spec: GuestSpec, guest: RunningGuest) -> None:
         """Asks a driver domain to shut down when all that it serves have ended."""

@@ -7,6 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from dom0.embedding import DiskSpec, RunningGuest, RunningMachine, running_machine
+from dom0.isolation import FileNotThere
 from frontends.block.disk import Disk
 from hypervisor.vcpu.process import landlock
 from hypervisor.vcpu.process.execution import ProcessVcpu
@@ -109,3 +110,13 @@ async def test_it_opens_the_images_that_it_was_told_of_and_no_others(tmp_path: P
             assert (await guest.wait()).outcome == "crash"
             assert (await disks.shut_down()).outcome == "poweroff"
     assert (tmp_path / "secret.img").read_bytes() == bytes(MIB)
+
+
+async def test_it_is_let_to_no_folder(tmp_path: Path) -> None:
+    """Of a file that is not there: whatever else is in it would be its, too."""
+    async with running_machine(tmp_path) as machine:
+        with pytest.raises(FileNotThere, match=r"later\.img is not there"):
+            await machine.start("driver-domain", name="disks", files=["later.img"], isolation="process")
+        assert list(machine.core.domains) == [0]
+        disks = await machine.start("driver-domain", name="disks", files=["later.img"])
+        assert (await disks.shut_down()).outcome == "poweroff"

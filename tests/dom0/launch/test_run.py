@@ -364,6 +364,21 @@ def test_a_driver_domain_that_crashes_is_reported_where_it_hurts(launch: Launche
     assert [device.lost for device in result.domain("disks").served] == [1]
 
 
+def test_images_of_a_driver_domain_that_is_a_process(launch: Launcher) -> None:
+    """What has a size is made for it, as it may make none; what has none is refused, and nobody gets its folder."""
+    disk = {"vdev": "xvda", "backend_domain": "disks", "config": {"path": "new.img", "size": "64KiB"}}
+    client = guest("client", "block-exerciser", args={"requests": 20}, disks=[disk])
+    result = launch(guest("disks", "driver-domain", isolation="process"), client)
+    assert result.report.ok, result.printed
+    assert (result.folder / "new.img").stat().st_size == 65536
+    (result.folder / "new.img").unlink()
+    del disk["config"]["size"]  # type: ignore[attr-defined]
+    result = launch(guest("disks", "driver-domain", isolation="process"), client)
+    assert not result.report.ok
+    assert "new.img is not there" in result.printed
+    assert not (result.folder / "new.img").exists()
+
+
 def test_guests_that_are_processes_run_and_crash_by_themselves(launch: Launcher) -> None:
     launch.folder.joinpath("out").mkdir()
     disk = {"vdev": "xvda", "backend_domain": "disks", "config": {"path": "a.img", "size": "64KiB"}}
