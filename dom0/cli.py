@@ -1,4 +1,4 @@
-"""`domzero`: launch a scenario, check one, print the schema that editors use, or serve XenStore alone."""
+"""`domzero`: launch or check a scenario, boot a native kernel, print the schema that editors use, serve XenStore alone."""
 
 import json
 import os
@@ -11,8 +11,10 @@ import anyio
 import typer
 from rich.console import Console
 
+from dom0.boot.command import boot
 from dom0.launch.machine import raise_open_files_limit
 from dom0.launch.run import launch_scenario
+from dom0.report.files import prepare, write_report
 from dom0.report.render import print_report
 from dom0.scenario.load import load_scenario
 from dom0.scenario.model import Loop, Scenario
@@ -51,30 +53,17 @@ def launch(
         console = Console(width=LOG_COLUMNS)
     try:
         if report is not None:
-            report.parent.mkdir(parents=True, exist_ok=True)
-            report.open("a").close()  # told before anything runs, if it cannot be written
+            prepare(report)
         result = launch_scenario(scenario, file.parent, console)
         print_report(result, console)
         if report is not None:
-            _write(report, result.model_dump_json(indent=2) + "\n")
+            write_report(report, result)
     except OSError as error:
         _fail(error)
     raise typer.Exit(0 if result.ok else EXIT_FAILED)
 
 
-def _write(report: Path, text: str) -> None:
-    """Whole, or as it was before: the next interrupt ends this program wherever it is. A device or a pipe is
-    written to as it is.
-    """
-    if not report.is_file():
-        report.write_text(text, encoding="utf-8")
-        return
-    beside = report.with_name(f"{report.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(report)
-    finally:
-        beside.unlink(missing_ok=True)
+app.command()(boot)
 
 
 @app.command()
