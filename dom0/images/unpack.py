@@ -22,6 +22,9 @@ _LZMA_MEMORY_BYTES: Final = 192 << 20
 _ZSTD_WINDOW_BYTES: Final = 128 << 20
 """Linux's build packs with dictionaries of at most 128 MiB."""
 
+_ZSTD_PIECE_BYTES: Final = 4 << 20
+"""The binding makes room for all that it is asked for, whether it is there or not."""
+
 Unpack = Callable[[Octets, int], tuple[bytes, int]]
 """Given the packed bytes and a size, returns at most one byte more than that, and how many packed bytes follow
 the end of the stream. Raises one of _BROKEN, or BadImage.
@@ -109,11 +112,15 @@ def _zstd(octets: Octets, size: int) -> tuple[bytes, int]:
         raise MissingDecompressor(octets.file, "zstd", "zstandard") from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     stream = decompressor.stream_reader(octets.view[: -_SIZE.size])
+    pieces: list[bytes] = []
+    left = size + 1
     try:
-        data = stream.read(size + 1)
+        while left and (piece := stream.read(min(left, _ZSTD_PIECE_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    return data, _SIZE.size
+    return b"".join(pieces), _SIZE.size
 
 
 _METHODS: Final[tuple[tuple[bytes, str, Unpack, int], ...]] = (
