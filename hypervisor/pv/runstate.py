@@ -9,7 +9,14 @@ from __future__ import annotations
 from struct import Struct as Codec
 from typing import TYPE_CHECKING, Final
 
-from hypervisor.abi.vcpu import XEN_RUNSTATE_UPDATE, vcpu_runstate_info
+from hypervisor.abi.vcpu import (
+    XEN_RUNSTATE_UPDATE,
+    RUNSTATE_blocked,
+    RUNSTATE_offline,
+    RUNSTATE_runnable,
+    RUNSTATE_running,
+    vcpu_runstate_info,
+)
 from hypervisor.abi.xen import VMASST_TYPE_runstate_update_flag
 from hypervisor.pv.pvclock import write_area
 
@@ -27,6 +34,19 @@ def enter(vcpu: PvVcpu, state: int, now_ns: int) -> None:
     vcpu.runstate_ns[vcpu.runstate] += max(0, now_ns - vcpu.runstate_entry_ns)
     vcpu.runstate = state
     vcpu.runstate_entry_ns = now_ns
+
+
+def run(vcpu: PvVcpu, now_ns: int) -> None:
+    """The vCPU is executed from now on; the guest's copy says so."""
+    enter(vcpu, RUNSTATE_running, now_ns)
+    publish(vcpu)
+
+
+def stand(vcpu: PvVcpu, now_ns: int) -> None:
+    """The vCPU is not executed from now on: for want of work, or of a processor, which is time stolen from it."""
+    state = RUNSTATE_offline if not vcpu.online else RUNSTATE_blocked if vcpu.blocked else RUNSTATE_runnable
+    if state != vcpu.runstate:
+        enter(vcpu, state, now_ns)
 
 
 def info(vcpu: PvVcpu, now_ns: int) -> bytes:

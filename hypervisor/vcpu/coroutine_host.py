@@ -24,6 +24,7 @@ from anyio.abc import TaskGroup
 
 from hypervisor.vcpu.coroutine import CoroutineVcpu, Program
 from hypervisor.vcpu.native.execution import NativeVcpu, native_image
+from hypervisor.vcpu.native.pcpus import Pcpus
 from hypervisor.vcpu.parking import Parker, new_parker
 from hypervisor.vcpu.process.bells import Bells
 from hypervisor.vcpu.process.execution import Image, ProcessVcpu
@@ -85,6 +86,7 @@ class CoroutineHost:
         self._preload = preload
         self._bells = Bells()
         self._spawner: Spawner | None = None
+        self._pcpus: Pcpus | None = None
         self._executions: dict[Vcpu, Execution] = {}
         self._tasks: TaskGroup | None = None
         self._deadline_ns: int | None = None
@@ -140,7 +142,9 @@ class CoroutineHost:
             async with Spawner.running(self._preload) as spawner, anyio.create_task_group() as tasks:
                 self._spawner = spawner
                 self._tasks = tasks
+                self._pcpus = Pcpus(machine)
                 self._timer_parker = new_parker()
+                tasks.start_soon(self._pcpus.run, name="scheduler")
                 tasks.start_soon(self._run_timers, machine, self._timer_parker, name="timers")
                 try:
                     yield self
@@ -169,7 +173,7 @@ class CoroutineHost:
         is unpaused. p2m: u64 MFNs by PFN, packed; empty: frames are where RAM begins, in order. outspoken: let it
         say what this system cannot keep it from.
         """
-        if self._spawner is None:
+        if self._spawner is None or self._pcpus is None:
             raise HostMisuse("this host does not run")
         image = native_image(
             domain,
@@ -178,7 +182,9 @@ class CoroutineHost:
             p2m=p2m,
             outspoken=outspoken,
         )
-        execution = NativeVcpu(domain.vcpus[0], image, self._spawner, self._bells, self._record_crash)
+        execution = NativeVcpu(
+            domain.vcpus[0], image, self._spawner, self._bells, self._record_crash, pcpus=self._pcpus
+        )
         self._start(execution)
         return execution
 

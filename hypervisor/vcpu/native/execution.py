@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
@@ -14,13 +15,17 @@ from hypervisor.errors import XenError
 from hypervisor.pv.tally import TALLY_BYTES, Tally
 from hypervisor.sealed_memfd import sealed_memfd
 from hypervisor.vcpu.native.start import NativeStart
+from hypervisor.vcpu.native.turn import TURN_PORT
 from hypervisor.vcpu.process.confinement import Confinement
 from hypervisor.vcpu.process.execution import Image, ProcessVcpu
 from hypervisor.vcpu.process.wire import ChannelBroken, Request
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
+    from hypervisor.vcpu.native.pcpus import Contender, Pcpus
     from hypervisor.vcpu.process.bells import Bells
+    from hypervisor.vcpu.process.child import Child
+    from hypervisor.vcpu.process.ends import Ends
     from hypervisor.vcpu.process.spawner import Spawner
     from hypervisor.vcpu.state import Vcpu
 
@@ -71,8 +76,12 @@ class NativeVcpu(ProcessVcpu):
         spawner: Spawner,
         bells: Bells,
         on_failure: Callable[[Vcpu, str], None],
+        *,
+        pcpus: Pcpus,
     ) -> None:
         super().__init__(vcpu, image, spawner, bells, on_failure)
+        self._pcpus = pcpus
+        self._contender: Contender | None = None
         self._hopped: anyio.Event | None = None
         self._state_fd = -1
         self._tally_fd = sealed_memfd(TALLY_BYTES)
@@ -121,6 +130,35 @@ class NativeVcpu(ProcessVcpu):
     def _started(self) -> None:
         if self._hopped is not None:
             self._hopped.set()
+
+    @contextmanager
+    def _scheduled(self, ends: Ends, child: Child) -> Iterator[None]:
+        """It runs when it is its turn."""
+        header, rouse = ends.ringer.memory.header, ends.ringer.rouse
+        self._contender = contender = self._pcpus.add(
+            self._domain,
+            header,
+            ring=rouse,
+            cpu_ns=lambda: self.cpu_ns,
+            hold=lambda held: self._hold(child, held),
+        )
+        try:
+            yield
+        finally:
+            self._contender = None
+            self._pcpus.remove(contender)
+
+    def _hold(self, child: Child, held: bool) -> None:
+        if held:
+            child.pause()
+        elif self._domain.executing:
+            child.resume()
+
+    def _send(self, port: int) -> None:
+        if port != TURN_PORT:
+            super()._send(port)
+        elif self._contender is not None:
+            self._pcpus.heard(self._contender)
 
     def _prepare(self) -> None:
         """The process publishes time itself."""

@@ -11,8 +11,11 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from hypervisor.pv import timers, traps
-#from hypervisor.pv.state import dump_domain
+from pydantic import BaseModel, ConfigDict
+
+from hypervisor.abi.vcpu import RUNSTATE_blocked, RUNSTATE_runnable, RUNSTATE_running
+from hypervisor.pv import runstate, timers, traps
+from hypervisor.pv.state import DomainState, dump_domain, load_domain
 from hypervisor.pv.vcpu import PvVcpu
 from hypervisor.vcpu.process.wire import RequestKind
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from hypervisor.pv.domain import PvDomain
     from hypervisor.vcpu.native.engine import Engine
     from hypervisor.vcpu.native.residence import Residence
+    from hypervisor.vcpu.native.turn import Turn
     from hypervisor.vcpu.process.connection import Connection
 
 SLICE_NS: Final = 4_000_000
@@ -27,17 +31,32 @@ SLICE_NS: Final = 4_000_000
 NANOSECONDS: Final = 1_000_000_000
 
 
+class SavedDomain(BaseModel):
+    """A native domain between two processes. registers: the engine's register file by vCPU."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    domain: DomainState
+    registers: dict[int, bytes]
+
+
 class Executor:
     """The engine's handler, and the loop around it."""
 
     def __init__(
-        self, connection: Connection, residence: Residence, engine: Engine, domain: PvDomain
+        self,
+        connection: Connection,
+        residence: Residence,
+        engine: Engine,
+        domain: PvDomain,
+        turn: Turn,
     ) -> None:
         self.vcpu: PvVcpu = domain.vcpus[0]
         self.domain = domain
         self._connection = connection
         self._residence = residence
         self._engine = engine
+        self._turn = turn
         self._tally = domain.tally
         self._enter = domain.hypercalls.enter
         self._saved: dict[int, Any] = {}
@@ -88,6 +107,7 @@ class Executor:
     def run(self) -> None:
         """Until the hypervisor ends this process. Raises DomainCrash, and whatever a fault of ours raises."""
         engine, tally, domain, now_ns = self._engine, self._tally, self.domain, self.domain.now_ns
+        may_run = self._turn.may_run
         listening = self._connection.listening
         listening.fall_asleep()  # for good: a bell that rings while the engine runs is to stop it
         fd = listening.fileno()
@@ -97,11 +117,16 @@ class Executor:
             if vcpu is None:
                 self._idle()
                 continue
+            if not may_run():
+                self._wait()
+                continue
             if vcpu is not self._loaded:
                 self._switch(vcpu)
             traps.deliver_upcall(vcpu)
             tally.slices += 1
             now = now_ns()
+            if vcpu.runstate != RUNSTATE_running:
+                runstate.run(vcpu, now)
             domain.border_ns = border = _border(now, self._deadline())
             engine.run(max(0, border - now), fd)
 
@@ -116,6 +141,8 @@ class Executor:
             deadline = vcpu.deadline_ns
             if deadline is not None and deadline <= now:
                 timers.expire(vcpu, now)
+            if vcpu.runstate == RUNSTATE_blocked and vcpu.runnable:
+                runstate.enter(vcpu, RUNSTATE_runnable, now)
 
     def _deadline(self) -> int | None:
         """The earliest timer of any vCPU."""
@@ -153,19 +180,44 @@ class Executor:
         if self._loaded is not None:
             traps.switch_out(self._loaded)
             self._saved[self._loaded.id] = self._engine.save()
-        state = dump_domain(self.domain).model_dump_json().encode()
+        saved = SavedDomain(domain=dump_domain(self.domain), registers=self._saved)
+        state = saved.model_dump_json().encode()
         done = 0
         while done < len(state):
             done += os.write(fd, state[done:])
         self._connection.request(RequestKind.SAVED, args=(len(state),))
 
+    def go_on(self, saved: SavedDomain) -> None:
+        """With what another process has written down. Whoever may have rung meanwhile has rung: an event too many
+        harms nobody.
+        """
+        load_domain(self.domain, saved.domain)
+        self._saved = dict(saved.registers)
+        for port in self._connection.routes.ports():
+            self.domain.ports.set_pending(port)
+
     def _idle(self) -> None:
         """No vCPU has anything to do: wait for a bell or a timer."""
+        self._stand()
         deadline = self._deadline()
         timeout = None if deadline is None else max(0, deadline - self.domain.now_ns()) / NANOSECONDS
         self._tally.blocked = 1
-        select.select([self._connection.listening.fileno()], [], [], timeout)
+        self._turn.blocked()
+        self._sleep(timeout)
+        self._turn.woke()
         self._tally.blocked = 0
+
+    def _wait(self) -> None:
+        """Others have the processors: wait for a turn, or for a bell."""
+        self._stand()
+        self._turn.wait(self._sleep)
+
+    def _stand(self) -> None:
+        if self._loaded is not None:
+            runstate.stand(self._loaded, self.domain.now_ns())
+
+    def _sleep(self, timeout: float | None = None) -> None:
+        select.select([self._connection.listening.fileno()], [], [], timeout)
 
     def report_registers(self, output: TextIO) -> None:
         """What a domain that has crashed leaves behind, as Xen prints it."""

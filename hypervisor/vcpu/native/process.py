@@ -27,9 +27,10 @@ from hypervisor.pv.pvclock import publish_wall_clock
 from hypervisor.pv.start_of_day import start_of_day
 from hypervisor.pv.tally import TALLY_BYTES, Tally
 from hypervisor.vcpu.native.engine import Engine
-from hypervisor.vcpu.native.executor import Executor
+from hypervisor.vcpu.native.executor import Executor, SavedDomain
 from hypervisor.vcpu.native.residence import Residence
 from hypervisor.vcpu.native.start import NativeStart
+from hypervisor.vcpu.native.turn import Turn
 from hypervisor.vcpu.process.confinement import confine
 from hypervisor.vcpu.process.connection import Connection, connect
 from hypervisor.vcpu.process.wire import RequestKind
@@ -118,9 +119,13 @@ def _assemble(start: NativeStart, fds: Sequence[int]) -> Executor:
         stop_slice=engine.stop,
     )
     residence.domain = domain
-    executor = Executor(connection, residence, engine, domain)
+    turn = Turn(connection.listening.hypervisor.memory.header, connection.routes.ring_hypervisor)
+    executor = Executor(connection, residence, engine, domain, turn)
     engine.handler = executor
-    _begin(domain, start)
+    if start.state:
+        executor.go_on(SavedDomain.model_validate_json(start.state))
+    else:
+        _begin(domain, start)
     return executor
 
 

@@ -77,6 +77,10 @@ class Ringer:
     def ask_to_sync(self) -> None:
         """Let the listener ask for what has changed."""
         self._header[SYNC] = 1
+        self.rouse()
+
+    def rouse(self) -> None:
+        """Let the listener look what was written for it; wake it if it sleeps."""
         fence()
         if self._header[ASLEEP]:
             self.wake()

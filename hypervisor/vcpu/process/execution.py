@@ -176,6 +176,11 @@ class ProcessVcpu:
         publish_wall_clock(self._domain)
         publish_system_time(self.vcpu)
 
+    @contextmanager
+    def _scheduled(self, _ends: Ends, _child: Child) -> Iterator[None]:
+        """The process runs whenever the host lets it."""
+        yield
+
     def _started(self) -> None:
         """There is a process that executes it."""
 
@@ -206,7 +211,8 @@ class ProcessVcpu:
             try:
                 if not self._domain.executing:
                     self.stop()
-                await self._serve(ends, changes, child)
+                with self._scheduled(ends, child):
+                    await self._serve(ends, changes, child)
             finally:
                 self._cpu_ns = self.cpu_ns
                 self._changes = self.child = self._header = None
@@ -381,12 +387,14 @@ class ProcessVcpu:
     def _send_rung(self, listener: Listener) -> bool:
         """Whether there was any."""
         rung = listener.collect()
-        send = self._domain.events.send
         for port in rung:
             if not self._domain.stopped:
-                with suppress(XenError):  # a port that it has closed meanwhile, or never had
-                    send(port)
+                self._send(port)
         return bool(rung)
+
+    def _send(self, port: int) -> None:
+        with suppress(XenError):  # a port that it has closed meanwhile, or never had
+            self._domain.events.send(port)
 
     async def _pass_on(self, output: int) -> None:
         """What the process prints goes where its domain's emergency console goes, as limited."""

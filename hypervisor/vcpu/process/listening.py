@@ -87,11 +87,12 @@ class Listening:
 
 class Routes:
     """By which bell an event for each port reaches the other end. sent: events that did so without the
-    hypervisor.
+    hypervisor. ring_hypervisor: rings for a port by way of it.
     """
 
     def __init__(self, to_hypervisor: Ringer) -> None:
         self.sent = 0
+        self.ring_hypervisor = to_hypervisor.ring
         self._to_hypervisor = to_hypervisor
         self._ringers = {TO_HYPERVISOR: to_hypervisor}
         self._routes: dict[int, tuple[Ringer, int]] = {}
@@ -106,6 +107,10 @@ class Routes:
         if ringer is not self._to_hypervisor:
             self.sent += 1
         return True
+
+    def ports(self) -> list[int]:
+        """Those that are bound to another domain."""
+        return list(self._routes)
 
     def ring(self, change: Change) -> None:
         """ChangeKind.RING."""
