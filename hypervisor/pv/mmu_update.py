@@ -123,7 +123,7 @@ class Updates:
     ) -> int | Continuation:
         """The hypercall, as far as its budget goes."""
         validation = self._validation
-        validation.budget = BUDGET
+        validation.begin(BUDGET)
         if validation.deferred and not validation.drain():
             return Continuation(HYPERVISOR_mmu_update, (ureqs, count, pdone, foreigndom))
         if count == PREEMPTED and not ureqs:
@@ -141,7 +141,7 @@ class Updates:
         if error is None and done < count:
             rest = (ureqs + done * mmu_update.size, (count - done) | PREEMPTED, pdone, foreigndom)
             return Continuation(HYPERVISOR_mmu_update, rest)
-        return self.finish(HYPERVISOR_mmu_update, error)
+        return self.finish(vcpu, HYPERVISOR_mmu_update, error)
 
     def _run(self, vcpu: PvVcpu, ureqs: int, count: int) -> tuple[int, XenError | None]:
         """Up to `count` requests: how many were done, and what ended them."""
@@ -230,8 +230,10 @@ class Updates:
             except GuestFault:
                 return
 
-    def finish(self, number: int, error: XenError | None) -> int | Continuation:
+    def finish(self, vcpu: PvVcpu, number: int, error: XenError | None) -> int | Continuation:
         """The result, when no table is left to be demoted; until then a call that only waits for that."""
+        if self._validation.held:
+            self._validation.release(vcpu.id)
         if not self._validation.drain():
             result = 0 if error is None else -error.errno
             return Continuation(number, (0, PREEMPTED, 0, result & 0xFFFF_FFFF))

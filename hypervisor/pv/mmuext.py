@@ -62,7 +62,7 @@ class Extended:
     ) -> int | Continuation:
         """The hypercall, as far as its budget goes."""
         validation, updates = self._validation, self._updates
-        validation.budget = BUDGET
+        validation.begin(BUDGET)
         if validation.deferred and not validation.drain():
             return Continuation(HYPERVISOR_mmuext_op, (uops, count, pdone, foreigndom))
         if count == PREEMPTED and not uops:
@@ -78,7 +78,7 @@ class Extended:
         if error is None and done < count:
             rest = (uops + done * abi.mmuext_op.size, (count - done) | PREEMPTED, pdone, foreigndom)
             return Continuation(HYPERVISOR_mmuext_op, rest)
-        return updates.finish(HYPERVISOR_mmuext_op, error)
+        return updates.finish(vcpu, HYPERVISOR_mmuext_op, error)
 
     def _run(self, vcpu: PvVcpu, uops: int, count: int) -> tuple[int, XenError | None]:
         """Up to `count` operations: how many were done, and what ended them."""

@@ -242,7 +242,7 @@ class PageTables:
             validation.flush_due = False
 
     def _unbounded(self) -> None:
-        self.validation.budget = UNBOUNDED
+        self.validation.begin(UNBOUNDED)
 
     # State
 

@@ -83,7 +83,7 @@ class Roots:
             if mfn:
                 validation.drop(mfn)
         vcpu.kernel_root = vcpu.user_root = 0
-        validation.drop_all(validation.held.pop(vcpu.id, (0, []))[1])
+        validation.release(vcpu.id)
 
     def _load(self, mfn: int) -> None:
         self._cpu.load_root(mfn)

@@ -75,6 +75,7 @@ class Validation:
 
     __slots__ = (
         "_kept",
+        "_progress",
         "budget",
         "deferred",
         "flush_due",
@@ -100,6 +101,14 @@ class Validation:
         self.flush_due = False
         self.restoring = False
         self._kept: list[int] = []
+        self._progress = False
+
+    def begin(self, budget: int) -> None:
+        """A hypercall begins, or goes on, and may look at so many entries. However few these are, one table gets
+        done.
+        """
+        self.budget = budget
+        self._progress = False
 
     # References to tables
 
@@ -126,6 +135,11 @@ class Validation:
             self.drop_all(before)
             raise
         self.drop_all(before)
+
+    def release(self, vcpu_id: int) -> None:
+        """The hypercall of that vCPU is over, and needs no more what it left behind when it was interrupted."""
+        _, held = self.held.pop(vcpu_id, (0, []))
+        self.drop_all(held)
 
     def drop(self, mfn: int) -> None:
         """A reference to a table goes away; demoting it is put off until `drain`."""
@@ -161,7 +175,7 @@ class Validation:
             return
         if use != OWN_UNUSED:
             raise self._not_a_table(mfn, level)
-        if self.budget <= 0:
+        if self.budget <= 0 and self._progress:
             raise Preempted
         self._become(mfn, TypeOfFrame(level))
         try:
@@ -172,6 +186,7 @@ class Validation:
         except BaseException:
             self._become_unused(mfn)
             raise
+        self._progress = True
 
     def _become(self, mfn: int, of_type: TypeOfFrame) -> None:
         """An unused frame gets a type that nobody else may write to; the other side of the ledger is asked."""

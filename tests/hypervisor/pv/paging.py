@@ -182,17 +182,28 @@ class PagedGuest:
         self, *operations: tuple[int, int] | tuple[int, int, int], foreigndom: int = DOMID_SELF, vcpu: int = 0
     ) -> int:
         """mmuext_op with (command, arg1[, arg2]) operations."""
+        return self._hypercall(
+            self.page_tables.mmuext_op, self.packed(*operations), mmuext_op.size, foreigndom, vcpu
+        )
+
+    @staticmethod
+    def packed(*operations: tuple[int, ...]) -> bytes:
+        """mmuext_op structs."""
         data = b""
         for command, arg1, *arg2 in operations:
             second = mmuext_op_arg2(src_mfn=arg2[0]) if arg2 else mmuext_op_arg2()
             data += mmuext_op(cmd=command, arg1=mmuext_op_arg1(mfn=arg1), arg2=second).pack()
-        return self._hypercall(self.page_tables.mmuext_op, data, mmuext_op.size, foreigndom, vcpu)
+        return data
 
     def _hypercall(self, hypercall, data: bytes, size: int, foreigndom: int, vcpu: int) -> int:
-        start = machine_address(ARGUMENT)
-        self.memory.octets[start : start + len(data)] = data
+        self.put_arguments(data)
         args = va(ARGUMENT), len(data) // size, 0, foreigndom
         return self.result(hypercall, self.vcpus[vcpu], *args)
+
+    def put_arguments(self, data: bytes) -> None:
+        """Write what a hypercall is to read at va(ARGUMENT)."""
+        start = machine_address(ARGUMENT)
+        self.memory.octets[start : start + len(data)] = data
 
     def result(self, hypercall, *args: int) -> int:
         """Of a hypercall that is made again until it is done."""
