@@ -4,10 +4,11 @@ The engine runs with Python's lock held, since every hook would have to take it 
 could stop it. So the thread is of machine code. It knows one block of memory:
 
     running   u64  which run it is, 0 between runs; the engine's thread writes it
-    pending   u64  not 0: something came, maybe between runs; this thread sets it, the engine's clears it
+    pending   u64  not 0: a bell rang, maybe between runs; this thread sets it, the engine's clears it
     epoll     u64  what to wait for
     stop, exit, countdown   addresses of the engine's fields that stop it
     event     what epoll_wait writes
+    timer     u64  the timer's descriptor
 
 A stop that comes while a run is about to begin is undone by the engine, so it is repeated every millisecond until
 that run is over. Waiting is edge-triggered: nobody has to tell the thread that a bell was answered.
@@ -33,18 +34,19 @@ _CODE: Final = bytes.fromhex(
     "49 c7 c5 ff ff ff ff"  # forever: r13 = -1
     # wait: epoll_wait([epoll], event, 1, r13)
     "b8 e8 00 00 00  8b 7b 10  48 8d 73 30  ba 01 00 00 00  4d 89 ea  0f 05"
-    "85 c0  74 0e  78 35"  # nothing within r13 ms: to again; an error: to error
-    "b8 01 00 00 00  48 87 43 08"  # pending = 1, before running is read
+    "85 c0  74 16  78 3d"  # nothing within r13 ms: to again; an error: to error
+    "8b 43 34  3b 43 40  74 09"  # is it the timer?
+    "b8 01 00 00 00  48 87 43 08"  # no: pending = 1, before running is read
     "4c 8b 23"  # r12 = running
-    "4d 85 e4  74 cc  4c 3b 23  75 c7"  # again: to forever if it was no run, or is another by now
+    "4d 85 e4  74 c4  4c 3b 23  75 bf"  # again: to forever if it was no run, or is another by now
     "48 8b 43 18  c6 00 01"  # [stop] = 1
     "48 8b 43 20  c6 00 01"  # [exit] = 1
     "48 8b 43 28  66 c7 00 ff ff"  # [countdown] = -1
-    "41 bd 01 00 00 00  eb af"  # r13 = 1; to wait
-    "83 f8 f7  75 a3"  # error: to forever, unless it is EBADF
+    "41 bd 01 00 00 00  eb a7"  # r13 = 1; to wait
+    "83 f8 f7  75 9b"  # error: to forever, unless it is EBADF
     "41 5d 41 5c 5b 31 c0 c3"  # return 0
 )
-_BLOCK: Final = struct.Struct("<6Q16x")
+_BLOCK: Final = struct.Struct("<6Q16xQ")
 _RUNNING, _PENDING = 0, 1
 _ITIMERSPEC: Final = struct.Struct("<4Q")
 _CLOCK_MONOTONIC: Final = 1
@@ -77,6 +79,7 @@ class Watch:
             opened.stop_request,
             opened.exit_request,
             opened.countdown,
+            self._timer,
         )
         start = address_of(self._memory) + _BLOCK.size
         self._when = memoryview(self._memory)[_BLOCK.size : _BLOCK.size + _ITIMERSPEC.size].cast("Q")
