@@ -12,6 +12,7 @@ from pydantic import ByteSize
 
 from backends.console.errors import NoConsole
 from backends.console.terminal import Terminal
+from dom0.embedding.shares import checked_cap, checked_weight
 from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.errors import NoSuchGuest
 from dom0.toolstack.toolstack import DomainConfig
@@ -186,6 +187,16 @@ class RunningGuest:
     async def detach(self, vdev: str) -> bool:
         """Takes a disk away; False if its driver did not let go of it in time. Raises NoSuchDisk."""
         return await self._machine.services.toolstack.detach_disk(self.domid, vdev)
+
+    def set_share(self, *, weight: int | None = None, cap: int | None = None) -> None:
+        """Changes a native guest's share of the processors, as in `RunningMachine.boot`; what is None stays. Raises
+        NoSuchGuest, pydantic.ValidationError.
+        """
+        self._machine.services.toolstack.set_share(
+            self.domid,
+            weight=None if weight is None else checked_weight(weight),
+            cap=None if cap is None else checked_cap(cap),
+        )
 
     # For the machine
 

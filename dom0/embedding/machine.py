@@ -15,16 +15,18 @@ from pydantic import BaseModel, TypeAdapter
 from backends.registry import load_backend
 from dom0.embedding.beside import beside
 from dom0.embedding.guest import MachineStopped, NoSuchDriverDomain, RunningGuest
+from dom0.embedding.shares import checked_cap, checked_weight
 from dom0.embedding.words import DomainWords
 from dom0.isolation import PRELOADED, NotSendable, isolated_image
 from dom0.launch.machine import build_machine
 from dom0.programs import Main, ProgramError, load_program, program_of
-from dom0.scenario.model import DiskSpec, Isolation, MemorySize
+from dom0.scenario.model import DiskSpec, Isolation, MemorySize, Pcpus
 from dom0.services import Services, start_services
 from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.endings import outcome_of
 from dom0.toolstack.pv_builder import PvConfig
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
+from hypervisor.credit import DEFAULT_WEIGHT
 from hypervisor.domain import Domain
 from hypervisor.vcpu.coroutine_host import CoroutineHost
 from kernel.kernel import Kernel
@@ -34,6 +36,7 @@ from kernel.xenstore.client import XenStoreClient
 
 _LOGGER: Final = logging.getLogger("domzero")
 _MEMORY: Final = TypeAdapter[int](MemorySize)
+_PCPUS: Final = TypeAdapter[int | None](Pcpus | None)
 _NO_ARGS: Final[Mapping[str, Any]] = {}
 
 Size = int | str
@@ -46,6 +49,7 @@ async def running_machine(
     *,
     memory: Size = "1GiB",
     dom0_memory: Size = "64MiB",
+    pcpus: int | None = None,
     sockets: Sequence[str | PathLike[str]] = (),
     log: Callable[[str], None] = _LOGGER.info,
 ) -> AsyncIterator["RunningMachine"]:
@@ -55,6 +59,7 @@ async def running_machine(
         folder: where consoles are logged, and where relative paths of images start; made if it is missing.
         memory: of the machine; only what is touched is used.
         dom0_memory: RAM of the service domain.
+        pcpus: how many physical processors native guests share; None: as many as the host has.
         sockets: paths of Unix sockets on which its XenStore is served, too.
         log: takes what daemons say, and domains on the hypervisor's own console, a line at a time.
 
@@ -64,7 +69,7 @@ async def running_machine(
         MachineStopped: dom0 has crashed or shut down by itself.
     """
     sizes = _MEMORY.validate_python(memory), _MEMORY.validate_python(dom0_memory)
-    machine = RunningMachine(folder, sizes, log)
+    machine = RunningMachine(folder, sizes, log, pcpus=_PCPUS.validate_python(pcpus))
     async with beside(lambda up: machine.run(up, sockets), machine.finish):
         yield machine
 
@@ -78,10 +83,17 @@ class RunningMachine:
 
     services: Services
 
-    def __init__(self, folder: Path, sizes: tuple[int, int], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sizes: tuple[int, int],
+        log: Callable[[str], None],
+        *,
+        pcpus: int | None = None,
+    ) -> None:
         self.guests: dict[RunningGuest, None] = {}
         self.host = CoroutineHost(self._hear, PRELOADED)
-        self.core, self.dom0 = build_machine(self.host, *sizes)
+        self.core, self.dom0 = build_machine(self.host, *sizes, pcpus)
         self._folder = folder.absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         self.log = log
@@ -153,6 +165,8 @@ class RunningMachine:
         name: str = "",
         memory: Size = "256MiB",
         disks: Iterable[DiskSpec] = (),
+        weight: int = DEFAULT_WEIGHT,
+        cap: int = 0,
     ) -> RunningGuest:
         """Builds a guest whose kernel is a paravirtualized one of Xen's, and lets it run.
 
@@ -161,10 +175,13 @@ class RunningMachine:
             cmdline: the kernel's command line.
             vcpus: how many it has.
             name, memory, disks: as for `start`.
+            weight: its share of the processors, against other guests'.
+            cap: the most percent of one processor that it gets; 0: no limit.
 
         Raises:
             BuildError: the machine refused, or the kernel is none (`cause` says why); nothing is left of the guest.
-            BackendError, NoSuchDriverDomain, pydantic.ValidationError, StoreError, MachineStopped: as for `start`.
+            pydantic.ValidationError: memory, weight, cap or a disk's settings are wrong.
+            BackendError, NoSuchDriverDomain, StoreError, MachineStopped: as for `start`.
         """
         image = self._folder / kernel
         config = DomainConfig(
@@ -173,6 +190,8 @@ class RunningMachine:
             program=image.name,
             disks=tuple(self.disk_config(disk) for disk in disks),
             pv=PvConfig(image, None if ramdisk is None else self._folder / ramdisk, cmdline, vcpus),
+            weight=checked_weight(weight),
+            cap=checked_cap(cap),
         )
         return await self._begin(config, self._execute_natively)
 

@@ -62,7 +62,11 @@ class ScenarioRun:
         """Runs everything and returns the report; never raises for what a guest did."""
         sizes = self._scenario.machine
         running = running_machine(
-            self._output, memory=int(sizes.memory), dom0_memory=int(sizes.dom0_memory), log=self._say
+            self._output,
+            memory=int(sizes.memory),
+            dom0_memory=int(sizes.dom0_memory),
+            pcpus=sizes.pcpus,
+            log=self._say,
         )
         with self._view:
             try:
@@ -126,6 +130,8 @@ class ScenarioRun:
                 name=spec.name,
                 memory=int(spec.memory),
                 disks=spec.disks,
+                weight=spec.weight,
+                cap=spec.cap,
             )
         return await machine.start(
             spec.program,

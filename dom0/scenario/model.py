@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from backends.block.keys import DEFAULT_QUEUES, MAX_QUEUES
 from dom0.vdev import VirtualDeviceName, parse_vdev, vdev_number
 from guests import READY_MADE
+from hypervisor.credit import DEFAULT_WEIGHT
 
 MIB = 1 << 20
 PAGE_BYTES = 4096
@@ -24,6 +25,11 @@ MIN_MEMORY_BYTES = 4 * MIB
 
 MAX_VCPUS = 32
 """XEN_LEGACY_MAX_VCPUS: as many as shared_info has room for"""
+
+MAX_WEIGHT = 65535
+MAX_CAP = 65534
+"""of a u16; the last one means: as it is"""
+MAX_PCPUS = 4096
 
 Milestone = tuple[str, str]
 """A guest's name, and whether this is its start or its end."""
@@ -96,6 +102,9 @@ def _one_or_many(value: Any) -> Any:
 
 
 MemorySize = Annotated[ByteSize, AfterValidator(_ram)]
+Weight = Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
+Cap = Annotated[int, Field(ge=0, le=MAX_CAP)]
+Pcpus = Annotated[int, Field(ge=1, le=MAX_PCPUS)]
 Pattern = Annotated[str, AfterValidator(_compiles)]
 VdevName = Annotated[str, AfterValidator(_vdev)]
 DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
@@ -177,6 +186,12 @@ class GuestSpec(Strict):
     ramdisk: Path | None = Field(default=None, description="the kernel's initial ramdisk")
     cmdline: str = Field(default="", description="the kernel's command line")
     vcpus: int = Field(default=1, ge=1, le=MAX_VCPUS, description="how many vCPUs a native kernel has")
+    weight: Weight = Field(
+        default=DEFAULT_WEIGHT, description="a native kernel's share of the processors, against the others'"
+    )
+    cap: Cap = Field(
+        default=0, description="a native kernel gets no more percent of one processor than this; 0: no limit"
+    )
     memory: MemorySize = Field(
         default_factory=_usual_memory,
         description="RAM, such as 16MiB, which a program has; a kernel has 256MiB",
@@ -200,7 +215,7 @@ class GuestSpec(Strict):
         if self.kernel is None:
             if not self.program:
                 raise _misplaced(("program",), "a program, or a kernel instead of it")
-            for key in ("ramdisk", "cmdline", "vcpus"):
+            for key in ("ramdisk", "cmdline", "vcpus", "weight", "cap"):
                 if key in given:
                     raise _misplaced((key,), "this for a kernel only")
         elif self.program:
@@ -247,6 +262,10 @@ class MachineSpec(Strict):
         default=ByteSize(1024 * MIB), description="machine memory; only what is touched is used"
     )
     dom0_memory: MemorySize = Field(default=ByteSize(64 * MIB), description="RAM of the service domain")
+    pcpus: Pcpus | None = Field(
+        default=None,
+        description="how many physical processors native guests share; null: as many as the host has",
+    )
 
     @model_validator(mode="after")
     def _dom0_fits(self) -> Self:

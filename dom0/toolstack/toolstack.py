@@ -26,7 +26,9 @@ from dom0.toolstack.layout import Node, StoreDescription, console, description, 
 from dom0.toolstack.pv_builder import PvConfig, build_pv_domain
 from dom0.toolstack.store_nodes import OneAtATime, remove_tree, write_nodes
 from dom0.vdev import vdev_number
+from hypervisor.credit import DEFAULT_WEIGHT
 from kernel.hypercalls import HypercallNoSuchDomain
+from kernel.hypercalls.control import SAME_CAP
 from kernel.kernel import Kernel
 from kernel.program import EXIT_CODE_PATH, REPORT_FOLDER
 from kernel.xenstore.errors import StoreError
@@ -66,7 +68,8 @@ class DiskConfig:
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """A domain to create. `program` and `arguments` are for whoever looks into the store. files: those that its
-    backends are to open, if it is a driver domain. pv: its kernel, if that is none of ours.
+    backends are to open, if it is a driver domain. pv: its kernel, if that is none of ours. weight, cap: its share of
+    the processors, and the most percent of one that it gets, if not 0.
     """
 
     name: str
@@ -76,6 +79,8 @@ class DomainConfig:
     disks: tuple[DiskConfig, ...] = ()
     files: tuple[Path, ...] = ()
     pv: PvConfig | None = None
+    weight: int = DEFAULT_WEIGHT
+    cap: int = 0
 
     def command_line(self) -> str:
         """A kernel's command line, or the arguments as text, cut where they are long."""
@@ -125,6 +130,8 @@ class Toolstack:
         self._uuids[built.domid] = str(uuid)
         self.endings.expect(built.domid)
         try:
+            if config.pv is not None:
+                self.set_share(built.domid, weight=config.weight, cap=config.cap)
             await self._describe(built, str(uuid), config)
         except BaseException:
             with anyio.move_on_after(UNDO_TIMEOUT_S, shield=True):
@@ -170,6 +177,13 @@ class Toolstack:
         """Which frames a native domain has (BuiltDomain.p2m), handed once to what executes it. Raises NoSuchGuest."""
         self._check(domid)
         return self._p2m.pop(domid)
+
+    def set_share(self, domid: int, *, weight: int | None = None, cap: int | None = None) -> None:
+        """Changes a domain's share of the processors, as in DomainConfig; what is None stays. Raises NoSuchGuest."""
+        self._check(domid)
+        self._kernel.hypercalls.scheduler_op_put(
+            domid, weight=weight or 0, cap=SAME_CAP if cap is None else cap
+        )
 
     async def attach_disk(self, domid: int, config: DiskConfig) -> None:
         """Adds a disk to a domain, running or not; the two drivers find it and connect.

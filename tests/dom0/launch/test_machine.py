@@ -1,5 +1,7 @@
 """A machine with its dom0, before anything runs."""
 
+import os
+
 import pytest
 
 from dom0.launch.machine import build_machine
@@ -16,6 +18,12 @@ def test_dom0_has_its_ram_and_everything_may_be_asked_of_it() -> None:
     assert dom0.tot_pages == 8 * MIB // 4096
     assert list(machine.domains) == [0]
     assert machine.audit() == []
+
+
+def test_native_domains_share_the_hosts_processors_unless_it_is_said_how_many() -> None:
+    host = CoroutineHost(lambda _domain, _data: None)
+    assert build_machine(host, 64 * MIB, 8 * MIB)[0].scheduler.pcpus == len(os.sched_getaffinity(0))
+    assert build_machine(host, 64 * MIB, 8 * MIB, pcpus=7)[0].scheduler.pcpus == 7
 
 
 def test_a_machine_smaller_than_its_dom0() -> None:

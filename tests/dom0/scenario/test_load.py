@@ -153,6 +153,26 @@ DISKS = "  - {name: disks, program: driver-domain}\n"
             ":3: guests[0].program: found nothing; expected a program, or a kernel instead of it",
         ),
         (
+            HEAD + GUEST + "    weight: 512\n",
+            ":5: guests[0].weight: found 512; expected this for a kernel only",
+        ),
+        (
+            HEAD + GUEST + "    cap: 50\n",
+            ":5: guests[0].cap: found 50; expected this for a kernel only",
+        ),
+        (
+            HEAD + "guests:\n  - name: a\n    kernel: vmlinuz\n    weight: 0\n",
+            ":5: guests[0].weight: found 0; expected at least 1",
+        ),
+        (
+            HEAD + "guests:\n  - name: a\n    kernel: vmlinuz\n    cap: 65535\n",
+            ":5: guests[0].cap: found 65535; expected at most 65534",
+        ),
+        (
+            HEAD + GUEST + "machine: {pcpus: 0}\n",
+            ":5: machine.pcpus: found 0; expected at least 1",
+        ),
+        (
             HEAD + GUEST + "    memroy: 1\n",
             ":5: guests[0].memroy: found the unknown key 'memroy'; expected 'memory'",
         ),
