@@ -16,6 +16,7 @@ from hypervisor.extent import PAGE_SIZE
 from hypervisor.grant_table import GrantTable
 from hypervisor.guest_memory import GuestMemory, PageKind
 from hypervisor.lifecycle import Life, LifeEvent, Status, next_life
+from hypervisor.page_moves import PageMoves
 from hypervisor.pv.layout import ARGUMENT_MFN, MFN_END, RAM_FIRST, SHARED_INFO_MFN
 from hypervisor.pv.ledger import Ledger
 from hypervisor.reservation import Reservation
@@ -46,7 +47,8 @@ class Traits:
 class Domain:
     """One domain. `privileged`: Xen's is_control_domain. `executing`: alive and not paused, so that its
     vCPUs may run. `share`: of the processors. `ledger`: of a native domain, what its process and this core tell
-    each other of its frames.
+    each other of its frames. `moves`: of a native domain, its pages on their way to processes of others.
+    `awaits`: native domains whose processes are to stand still before a hypercall of this one goes on.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Domain:
         self.reservation = Reservation(machine.frames, domid, max_pages, self._drained)
         self.memory = GuestMemory(machine.frames, domid)
         self.ledger: Ledger | None = None
+        self.moves = PageMoves(self) if traits.pv else None
+        self.awaits: set[Domain] = set()
         try:
             self.shared_info_mfn = self.reservation.allocate(1, special=True)[0].mfn
             self.shared_info = machine.frames.view(self.shared_info_mfn)

@@ -1,7 +1,8 @@
 """A recount of what grants count, from first principles: for tests, and for whoever suspects a leak.
 
 Every mapping in a maptrack must be a page of the physmap and vice versa; every pin must be the sum of the
-mappings on it (between hypercalls no copy runs, so mappings are the only uses). References to frames are
+mappings on it (between hypercalls no copy runs, so mappings are the only uses, and those that last until a page
+has moved back). References to frames are
 recounted by audit.py, of which this is a part. The in-use bits of the shared entries are apart: a granter can
 write there what it likes.
 """
@@ -49,6 +50,8 @@ def _pins(table: GrantTable) -> Iterator[str]:
                 (readers if mapping.readonly else writers)[mapping.reference] += 1
                 if mapping.pin.domid != domain.domid:
                     yield f"grant {mapping.reference}: pinned for {mapping.pin.domid}, in {domain.domid}"
+    for use in table.domain.moves.ending() if table.domain.moves is not None else ():
+        (readers if use.readonly else writers)[use.reference] += 1
     pins = dict(table.pins())
     for reference in sorted({*pins, *readers, *writers}):
         pin = pins.get(reference)

@@ -2,21 +2,23 @@
 
 The operations of a slice are fetched once, together, and their places are known to be writable before the
 first one is executed: a fault changes nothing. Each result is stored as soon as its operation is done,
-exactly once. What is left after a slice is a Continuation that names the rest of the array.
+exactly once. What is left after a slice is a Continuation that names the rest of the array, of which nothing may
+be left if only some others are to be waited for (Domain.awaits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from struct import Struct as Codec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hypervisor.abi.grant_table import GNTST_no_space, GNTST_okay
 from hypervisor.abi.xen import __HYPERVISOR_grant_table_op
 from hypervisor.continuation import SLICE_STEPS, Continuation
 
 if TYPE_CHECKING:
+    from hypervisor.domain import Domain
     from hypervisor.vcpu.state import Vcpu
 
 STATUS: Final[Mapping[int, bytes]] = MappingProxyType(
@@ -31,11 +33,13 @@ class ArrayOperation(NamedTuple):
     slot       unpacks one struct of the array to the arguments of `execute`
     result_at  offset of the result fields in the struct
     execute    does one operation for a domain; returns its result fields. Raises nothing
+    prepare    for a domain whose process is its own: whether the operations of a slice can be done now
     """
 
     slot: Codec
     result_at: int
     execute: Callable[..., bytes]
+    prepare: Callable[[Domain, Iterable[Any]], bool] | None = None
 
 
 def run(
@@ -44,16 +48,18 @@ def run(
     """Execute `count` operations, those of a slice now. GuestFault if they are not all accessible."""
     memory = caller.access
     domain = caller.domain
-    slot, result_at, execute = operation
+    slot, result_at, execute, prepare = operation
     taken = min(count, SLICE_STEPS)
     length = taken * slot.size
     slots = memory.read(address, length)
     memory.check_writable(address, length)
+    if prepare is not None and domain.isolated and not prepare(domain, slot.iter_unpack(slots)):
+        return Continuation(__HYPERVISOR_grant_table_op, (command, address, count))
     write = memory.write
     at = address + result_at
     for arguments in slot.iter_unpack(slots):
         write(at, execute(domain, *arguments))
         at += slot.size
-    if taken < count:
+    if taken < count or domain.awaits:
         return Continuation(__HYPERVISOR_grant_table_op, (command, address + length, count - taken))
     return 0

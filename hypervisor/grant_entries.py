@@ -89,6 +89,12 @@ class GrantEntries:
         number: int = self.frames[reference >> _FRAME_SHIFT].words[((reference & _ENTRY_MASK) << 1) + 1]
         return number
 
+    def domid_of(self, reference: int) -> int:
+        """The domid as it stands there now."""
+        return (
+            int(self.frames[reference >> _FRAME_SHIFT].words[(reference & _ENTRY_MASK) << 1]) >> _DOMID_SHIFT
+        )
+
     def flags(self, reference: int) -> int:
         """The flags (GTF_*) as they stand there now."""
         return int(self.frames[reference >> _FRAME_SHIFT].words[(reference & _ENTRY_MASK) << 1]) & 0xFFFF

@@ -10,6 +10,7 @@ frame, which lets a writable one outlive GTF_writing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import Struct as Codec
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,26 @@ def map_grant_ref(mapper: Domain, host_addr: int, flags: int, reference: int, do
     return MAPPED.pack(GNTST_okay, handle, pin.mfn << PAGE_SHIFT)
 
 
+def prepare(mapper: Domain, operations: Iterable[tuple[int, int, int, int]]) -> bool:
+    """Whether the process of `mapper` can be given the pages of these operations, as far as they are to be had;
+    otherwise mapper.awaits says whose process has to stand still first.
+    """
+    domains = mapper.machine.domains
+    granters = set()
+    for _host_addr, flags, reference, domid in operations:
+        granter = domains.get(domid)
+        if granter is None or granter.moves is None:
+            continue
+        granters.add(granter.moves)
+        if not granter.moves.prepare(reference, mapper.domid, readonly=bool(flags & GNTMAP_readonly)):
+            mapper.awaits.add(granter)
+    if mapper.awaits:
+        return False
+    for moves in granters:
+        moves.tried(mapper.domid)
+    return True
+
+
 def unmap_grant_ref(mapper: Domain, host_addr: int, _dev_bus_addr: int, handle: int) -> bytes:
     """Undo what `handle` stands for; returns the status. A zero `host_addr` asks for nothing and gets it."""
     maptrack = mapper.grants.maptrack
@@ -83,6 +104,7 @@ def unmap_grant_ref(mapper: Domain, host_addr: int, _dev_bus_addr: int, handle: 
     # The page goes first: while it can be reached, the granter must see it in use.
     mapper.memory.unmap_foreign(mapping.gpfn)
     maptrack.remove(handle)
-    mapping.granter.unpin(mapping.reference, mapping.pin, readonly=mapping.readonly)
+    if not mapping.granter.end_use(mapping):
+        mapper.awaits.add(mapping.granter.domain)
     mapper.counters.grant_unmaps += 1
     return STATUS[GNTST_okay]

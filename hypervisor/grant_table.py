@@ -27,7 +27,7 @@ from hypervisor.grant_audit import audit
 from hypervisor.grant_entries import GrantEntries
 from hypervisor.grant_pin import PIN_LIMIT, Pin
 from hypervisor.guest_memory import PageKind
-from hypervisor.maptrack import MapTrack
+from hypervisor.maptrack import Mapping, MapTrack
 from hypervisor.pv.layout import GRANT_TABLE_FIRST
 
 if TYPE_CHECKING:
@@ -171,6 +171,20 @@ class GrantTable:
         del self._pins[reference]
         self.entries.drop(reference, GTF_reading if readonly else GTF_reading | GTF_writing)
 
+    def end_use(self, mapping: Mapping) -> bool:
+        """A mapping of a grant of this table is gone, with it a use of the grant; False if that lasts a little
+        longer, until the process that had it mapped cannot reach the page any more.
+        """
+        moves = self.domain.moves
+        if moves is None:
+            self.unpin(mapping.reference, mapping.pin, readonly=mapping.readonly)
+            return True
+        return moves.end_use(self, mapping.reference, mapping.pin, readonly=mapping.readonly)
+
+    def pinned(self, reference: int) -> Pin | None:
+        """The pin of a grant that is in use."""
+        return self._pins.get(reference)
+
     def pins(self) -> Iterator[tuple[int, Pin]]:
         """The grants in use, by reference."""
         return iter(self._pins.items())
@@ -201,7 +215,7 @@ class GrantTable:
             mapping = self.maptrack.pop()
             if mapping is not None:
                 self.domain.memory.unmap_foreign(mapping.gpfn)
-                mapping.granter.unpin(mapping.reference, mapping.pin, readonly=mapping.readonly)
+                mapping.granter.end_use(mapping)
         return self.maptrack.emptied
 
     def let_go(self) -> None:

@@ -46,7 +46,7 @@ from hypervisor.errors import (
 )
 from hypervisor.grant_batch import STATUS, ArrayOperation, run
 from hypervisor.grant_copy import copy
-from hypervisor.grant_map import map_grant_ref, unmap_grant_ref
+from hypervisor.grant_map import map_grant_ref, prepare, unmap_grant_ref
 from hypervisor.privileges import may_target
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _target(caller: Domain, domid: int) -> tuple[int, Domain | None]:
 _ARRAYS: Final[Mapping[int, ArrayOperation]] = MappingProxyType(
     {
         GNTTABOP_map_grant_ref: ArrayOperation(
-            Codec("<QIIH14x"), gnttab_map_grant_ref.offsets["status"], map_grant_ref
+            Codec("<QIIH14x"), gnttab_map_grant_ref.offsets["status"], map_grant_ref, prepare
         ),
         GNTTABOP_unmap_grant_ref: ArrayOperation(
             Codec("<QQI4x"), gnttab_unmap_grant_ref.offsets["status"], unmap_grant_ref
