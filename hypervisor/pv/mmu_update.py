@@ -20,7 +20,15 @@ from hypervisor.abi.mmu import (
 )
 from hypervisor.abi.xen import DOMID_SELF, HYPERVISOR_mmu_update
 from hypervisor.continuation import Continuation
-from hypervisor.errors import BadFrame, GuestFault, InvalidArgument, NotPermitted, Unsupported, XenError
+from hypervisor.errors import (
+    BadFrame,
+    GuestFault,
+    InvalidArgument,
+    NoSuchDomain,
+    NotPermitted,
+    Unsupported,
+    XenError,
+)
 from hypervisor.pv.entries import (
     ACCESSED,
     ACCESSED_DIRTY,
@@ -118,6 +126,21 @@ class Updates:
 
     # mmu_update
 
+    def update_one(self, vcpu: PvVcpu, ureqs: int) -> bool:
+        """Do the one request at `ureqs` if it is for an entry of an L1 table, as nearly all are; whether it was.
+        BadEntry.
+        """
+        address = self._walks.translate(vcpu.kernel_root, ureqs, False)
+        if address < 0 or address & 15:
+            return False
+        validation = self._validation
+        ptr: int = validation.memory.quads[address >> 3]
+        mfn = ptr >> PAGE_SHIFT
+        if ptr & 5 or mfn >= MFN_END or validation.frames.uses[mfn] != OWN_L1:
+            return False
+        self.set_l1(ptr >> 3, validation.memory.quads[(address >> 3) + 1], ptr & 2 != 0)
+        return True
+
     def mmu_update(
         self, vcpu: PvVcpu, ureqs: int, count: int, pdone: int, foreigndom: int
     ) -> int | Continuation:
@@ -132,10 +155,13 @@ class Updates:
         if count & PREEMPTED:
             count ^= PREEMPTED
             before = self.progress(vcpu, pdone)
-        self.check_handle(ureqs, count * mmu_update.size)
-        self.check_domain(foreigndom & 0xFFFF)
-        if foreigndom >> 16:
-            self.check_domain((foreigndom >> 16) - 1)
+        if foreigndom != DOMID_SELF:
+            tables_of = foreigndom >> 16
+            if tables_of and tables_of - 1 != self._domid:
+                raise NotPermitted(self._domid, f"change page tables of domain {tables_of - 1}")
+            self.check_domain(foreigndom & 0xFFFF)
+        if count > REQUESTS_A_SLICE:
+            self.check_handle(ureqs, count * mmu_update.size)
         done, error = self._run(vcpu, ureqs, min(count, REQUESTS_A_SLICE))
         self.report(vcpu, pdone, before + done)
         if error is None and done < count:
@@ -208,9 +234,13 @@ class Updates:
             raise GuestFault(self._domid, address, size)
 
     def check_domain(self, domid: int) -> None:
-        """NotPermitted: page tables and frames of other domains are not for this one."""
-        if domid not in (DOMID_SELF, self._domid):
-            raise NotPermitted(self._domid, f"update mappings for domain {domid}")
+        """NotPermitted: frames of other domains are not for this one. NoSuchDomain: its own number does not name
+        it here, as with Xen; DOMID_SELF does.
+        """
+        if domid == self._domid:
+            raise NoSuchDomain(domid)
+        if domid != DOMID_SELF:
+            raise NotPermitted(self._domid, f"map frames of domain {domid}")
 
     def progress(self, vcpu: PvVcpu, pdone: int) -> int:
         """What earlier parts of the call have reported."""

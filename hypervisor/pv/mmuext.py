@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import mmu as abi
 from hypervisor.abi.errno import XEN_EACCES
-from hypervisor.abi.xen import HYPERVISOR_mmuext_op
+from hypervisor.abi.xen import DOMID_SELF, HYPERVISOR_mmuext_op
 from hypervisor.continuation import Continuation
 from hypervisor.errors import BadFrame, GuestFault, InvalidArgument, Unsupported, XenError
 from hypervisor.pv.entries import is_guest_address
@@ -71,8 +71,10 @@ class Extended:
         if count & PREEMPTED:
             count ^= PREEMPTED
             before = updates.progress(vcpu, pdone)
-        updates.check_handle(uops, count * abi.mmuext_op.size)
-        updates.check_domain(foreigndom)
+        if foreigndom != DOMID_SELF:
+            updates.check_domain(foreigndom)
+        if count > OPERATIONS_A_SLICE:
+            updates.check_handle(uops, count * abi.mmuext_op.size)
         done, error = self._run(vcpu, uops, min(count, OPERATIONS_A_SLICE))
         updates.report(vcpu, pdone, before + done)
         if error is None and done < count:
@@ -84,12 +86,11 @@ class Extended:
         """Up to `count` operations: how many were done, and what ended them."""
         validation = self._validation
         done = 0
+        if not count:
+            return 0, None
         try:
-            while done < count:
-                at = uops + done * abi.mmuext_op.size
-                command, arg1, arg2 = _operations.unpack(
-                    self._walks.read(vcpu.kernel_root, at, _operations.size)
-                )
+            operations = self._walks.read(vcpu.kernel_root, uops, count * _operations.size)
+            for command, arg1, arg2 in _operations.iter_unpack(operations):
                 operation = _OPERATIONS.get(command)
                 if operation is None:
                     raise Unsupported(f"mmuext_op {command}")

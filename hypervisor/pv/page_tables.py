@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hypervisor.abi.xen import DOMID_SELF
 from hypervisor.continuation import Continuation
 from hypervisor.pv import page_tables_audit, page_tables_state
 from hypervisor.pv.entries import BadEntry
@@ -87,6 +88,9 @@ class PageTables:
         self, vcpu: PvVcpu, ureqs: int, count: int, pdone: int, foreigndom: int
     ) -> int | Continuation:
         """mmu_update. XenError of the first request that fails; those before it were done."""
+        simple = count == 1 and foreigndom == DOMID_SELF and not pdone and not self.validation.deferred
+        if simple and self._updates.update_one(vcpu, ureqs):
+            return 0
         try:
             return self._updates.mmu_update(vcpu, ureqs, count, pdone, foreigndom)
         finally:

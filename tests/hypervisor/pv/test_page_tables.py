@@ -10,6 +10,7 @@ from hypervisor.abi.errno import (
     XEN_ENOSYS,
     XEN_EOPNOTSUPP,
     XEN_EPERM,
+    XEN_ESRCH,
 )
 from hypervisor.abi.mmu import (
     MMU_PT_UPDATE_NO_TRANSLATE,
@@ -234,14 +235,18 @@ def test_commands_that_there_are_not(guest: PagedGuest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("foreigndom", "result"), [(DOMID, 0), (DOMID + 1, -XEN_EPERM), (DOMID_IO, -XEN_EPERM)]
+    ("foreigndom", "result"), [(DOMID, -XEN_ESRCH), (DOMID + 1, -XEN_EPERM), (DOMID_IO, -XEN_EPERM)]
 )
 def test_other_domains(guest: PagedGuest, foreigndom: int, result: int) -> None:
     assert guest.update([(machine_address(L1, 100), 0)], foreigndom) == result
-    assert guest.update([(machine_address(L1, 100), 0)], foreigndom + 1 << 16 | DOMID_SELF) == result
     assert guest.extended((MMUEXT_TLB_FLUSH_LOCAL, 0), foreigndom=foreigndom) == result
-    flags = guest.page_tables.update_va_mapping_otherdomain
-    assert guest.result(flags, guest.vcpu, va(A), entry(A), 0, foreigndom) == result
+    otherdomain = guest.page_tables.update_va_mapping_otherdomain
+    assert guest.result(otherdomain, guest.vcpu, va(A), entry(A), 0, foreigndom) == result
+
+
+def test_tables_of_other_domains(guest: PagedGuest) -> None:
+    for domid, result in ((DOMID, 0), (DOMID + 1, -XEN_EPERM), (DOMID_SELF, -XEN_EPERM)):
+        assert guest.update([(machine_address(L1, 100), 0)], (domid + 1) << 16 | DOMID_SELF) == result
 
 
 def test_m2p(guest: PagedGuest) -> None:
