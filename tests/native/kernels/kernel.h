@@ -69,6 +69,7 @@ static inline s64 hypercall(u64 number, u64 a, u64 b, u64 c, u64 d, u64 e)
 s64 mmu_update(u64 pointer, u64 value); /* of one entry: machine address and command, value */
 s64 mmuext(unsigned command, u64 mfn, u64 second);
 s64 update_va(void *address, u64 entry); /* with UVMF_INVLPG */
+void forget(const void *address);        /* its translation */
 s64 vcpu_op(unsigned command, unsigned vcpu, void *argument);
 
 /* Attempts: an instruction that may fault, and what came of it */
@@ -124,6 +125,7 @@ s64 set_callback(u16 type, u16 flags, u64 address);
 #define TABLE (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
 #define DATA (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
 #define READ_ONLY (PTE_P | PTE_U | PTE_A | PTE_D)
+#define PTE_G 0x100ul /* Xen sets it where it likes */
 #define MFN_BITS 0x000ffffffffff000ul
 
 static inline u64 pte(u64 mfn, u64 flags)
@@ -163,6 +165,7 @@ extern u64 user_root;
 #define USER_STACK ((u8 *)0x700000ul)          /* a page */
 void *user_data(void);                         /* the same page for the kernel */
 
+#define FLAG_TF 0x100ul
 #define FLAG_IF 0x200ul
 #define USER_FLAGS (FLAG_IF | 2)
 

@@ -24,6 +24,11 @@ s64 update_va(void *address, u64 entry)
     return HYPERCALL(update_va_mapping, address, entry, UVMF_INVLPG);
 }
 
+void forget(const void *address)
+{
+    mmuext(MMUEXT_INVLPG_LOCAL, (u64)address, 0);
+}
+
 void *new_page(void)
 {
     if (taken == POOL_PAGES) {

@@ -43,6 +43,7 @@ void entered(struct frame *frame)
         probes[vcpu].address = shared->vcpu_info[vcpu].arch.cr2;
         probes[vcpu].rip = frame->rip;
         frame->rip = probes[vcpu].resume;
+        frame->rflags &= ~FLAG_TF;
         probes[vcpu].resume = 0;
         return;
     }

@@ -37,7 +37,7 @@ CASE(foreign_frames)
     check(HYPERCALL(update_va_mapping_otherdomain, FRESH, pte(0x10000, DATA), UVMF_INVLPG, 0) < 0,
           "mapping dom0's frames");
     mmu_update_t update = {.ptr = entry_address(FRESH, 1), .val = pte(0x10000, DATA)};
-    for (u64 domain = 0; domain < 3; domain++)
+    for (u64 domain = 0; domain < DOMID_FIRST_RESERVED; domain += DOMID_FIRST_RESERVED - 1)
         check(HYPERCALL(mmu_update, &update, 1, 0, domain) < 0, "mapping a frame of domain %lu", domain);
     check(HYPERCALL(mmu_update, &update, 1, 0, DOMID_XEN) < 0, "mapping a frame of the hypervisor's");
     check(HYPERCALL(mmu_update, &update, 1, 0, DOMID_IO) < 0, "mapping a device's");

@@ -19,12 +19,16 @@ static u64 below(u64 limit)
 
 #define PAGES 24
 static u64 some[PAGES];
+static u8 *pages[PAGES];
 
 static u64 frame(void)
 {
     switch (below(24)) {
-    case 0:
-        return below(0x110000);
+    case 0: {
+        /* none of the kernel's own, which it would only harm itself with */
+        u64 drawn = below(0x110000);
+        return drawn < 0x10000 ? drawn : drawn + start_info->nr_pages;
+    }
     case 1:
         return start_info->shared_info >> 12;
     case 2:
@@ -58,7 +62,7 @@ static u64 word(void)
     case 2:
         return HYPERVISOR_VIRT_START + below(1ul << 43);
     case 3:
-        return (u64)virtual_of(some[below(PAGES)]) + below(PAGE);
+        return (u64)pages[below(PAGES)] + below(PAGE);
     case 4:
         return frame() << 12 | below(4096);
     case 5:
@@ -72,18 +76,19 @@ CASE(fuzz_tables)
 {
     state = argument(0) * 0x9e3779b97f4a7c15 + 1;
     for (unsigned each = 0; each < PAGES; each++) {
-        void *page = new_page();
-        some[each] = mfn_of(page);
+        pages[each] = new_page();
+        some[each] = mfn_of(pages[each]);
         if (each % 8)
-            protect(page, false);
+            protect(pages[each], false);
     }
     u64 done = 0, refused = 0;
     for (u64 count = argument(1); count; count--) {
         s64 result = 0;
-        u64 chosen = some[below(PAGES)];
-        switch (below(9)) {
+        unsigned index = (unsigned)below(PAGES);
+        u64 chosen = some[index];
+        switch (below(12)) {
         case 0:
-            result = protect(virtual_of(chosen), below(3) == 0);
+            result = update_va(pages[index], pte(chosen, below(3) ? READ_ONLY : DATA));
             break;
         case 1:
         case 2:
@@ -93,18 +98,26 @@ CASE(fuzz_tables)
             result = mmuext(MMUEXT_UNPIN_TABLE, chosen, 0);
             break;
         case 4:
-            result = mmuext((unsigned)(below(3) ? below(22) : MMUEXT_NEW_USER_BASEPTR), frame(), frame());
+            result = below(3) ? (s64)below(22) : MMUEXT_NEW_USER_BASEPTR;
+            if (result == MMUEXT_NEW_BASEPTR)
+                continue; /* that would be its end */
+            result = mmuext((unsigned)result, frame(), frame());
             break;
         case 5:
             result = update_va(FRESH + below(4) * PAGE, pte(frame(), flags()));
             break;
         case 6: {
+            u64 at = entry_address(FRESH, 2 + (unsigned)below(3));
+            result = at ? mmu_update(at, pte(frame(), flags())) : 0;
+            break;
+        }
+        case 7: {
             u64 frames[1] = {chosen};
             result = HYPERCALL(set_gdt, frames, below(2) * 512);
             break;
         }
         default:
-            result = mmu_update(frame() << 12 | slot() << 3 | below(4) * !below(4), pte(frame(), flags()));
+            result = mmu_update(frame() << 12 | slot() << 3 | (below(4) ? 0 : 2 + below(2)), pte(frame(), flags()));
         }
         done += result >= 0;
         refused += result < 0;
@@ -115,18 +128,30 @@ CASE(fuzz_tables)
 CASE(fuzz_hypercalls)
 {
     state = argument(0) * 0x9e3779b97f4a7c15 + 1;
-    for (unsigned each = 0; each < PAGES; each++)
-        some[each] = mfn_of(new_page());
+    for (unsigned each = 0; each < PAGES; each++) {
+        pages[each] = new_page();
+        some[each] = mfn_of(pages[each]);
+    }
     u64 done = 0, refused = 0;
     for (u64 count = argument(1); count; count--) {
         u64 number = below(60);
         u64 first = below(4) ? below(40) : word();
-        if (number == __HYPERVISOR_iret || number == __HYPERVISOR_console_io)
-            continue;
-        if (number == __HYPERVISOR_sched_op && first > 1)
-            continue; /* shutting down is no news */
-        if ((number == __HYPERVISOR_sched_op && first == SCHEDOP_block) || number == 6)
-            continue; /* nothing would wake it */
+        u32 operation = (u32)first;
+        switch (number) {
+        case __HYPERVISOR_iret:
+        case __HYPERVISOR_console_io:
+        case __HYPERVISOR_set_trap_table:
+        case __HYPERVISOR_set_callbacks:
+        case __HYPERVISOR_sched_op_compat:
+            continue; /* these end it, or its report */
+        case __HYPERVISOR_sched_op:
+            if (operation != SCHEDOP_yield)
+                continue;
+            break;
+        case __HYPERVISOR_vcpu_op:
+            if (operation == VCPUOP_down)
+                continue;
+        }
         s64 result = hypercall(number, first, word(), word(), below(2) ? DOMID_SELF : word(), word());
         events_off();
         done += result >= 0;

@@ -22,7 +22,7 @@ static const u64 BAD[] = {
     PRESENT | LEVEL(0) | TYPE(9) | LIMIT, PRESENT | LEVEL(3) | TYPE(9) | LIMIT,   /* TSS */
     PRESENT | LEVEL(0) | TYPE(11) | LIMIT, PRESENT | LEVEL(3) | TYPE(11) | LIMIT, /* busy TSS */
     PRESENT | LEVEL(0) | TYPE(12) | 0xe008ul << 16, PRESENT | LEVEL(2) | TYPE(12) | 0xe008ul << 16, /* call gates */
-    PRESENT | LEVEL(3) | TYPE(12) | 0xe008ul << 16, PRESENT | LEVEL(3) | TYPE(12) | 0xe033ul << 16,
+    PRESENT | LEVEL(3) | TYPE(12) | 0xe008ul << 16, PRESENT | LEVEL(3) | TYPE(12) | 0xe033ul << 16 | 1ul << 32,
     PRESENT | LEVEL(3) | TYPE(14) | 0xe008ul << 16, PRESENT | LEVEL(3) | TYPE(15) | 0xe008ul << 16, /* other gates */
     PRESENT | LEVEL(3) | TYPE(5) | 0xe008ul << 16,
 };
@@ -46,6 +46,7 @@ CASE(descriptors)
     table[511] = 0;
     table[8] = based(DATA_SEGMENT, 0x10) & ~LEVEL(3);
     table[9] = PRESENT | LEVEL(0) | CODE_OR_DATA | TYPE(11) | LONG_MODE | PAGES | LIMIT;
+    table[12] = PRESENT | LEVEL(3) | TYPE(12) | 0xe033ul << 16; /* a gate to what is the guest's: it is disarmed */
     protect(table, false);
     check_refused(HYPERCALL(set_gdt, frames, 14 * 512 + 1), "a GDT that reaches into the hypervisor's part");
     check_refused(HYPERCALL(set_gdt, frames, 0xffffffff), "a huge GDT");
@@ -55,9 +56,16 @@ CASE(descriptors)
     check_refused(protect(table, true), "making it writable");
     check_refused(mmuext(MMUEXT_PIN_L1_TABLE, frames[0], 0), "pinning it as a page table");
     check(ATTEMPT("movw %w0, %%fs", : : "r"(7 << 3 | 3) : "memory") == -1, "a data segment of level 3 can be loaded");
-    s64 vector = ATTEMPT("movw %w0, %%fs", : : "r"(9 << 3) : "memory");
+    check(!(table[12] & LEVEL(3)), "the gate is closed: %lx", table[12]);
+    struct __attribute__((packed)) {
+        u32 offset;
+        u16 selector;
+    } far = {0, 12 << 3};
+    s64 vector = ATTEMPT("lcall *(%0)", : : "r"(&far) : "memory");
+    check(vector == 13, "a call through it: %ld, %lx", vector, probe.error);
+    vector = ATTEMPT("movw %w0, %%fs", : : "r"(9 << 3) : "memory");
     check(vector == -1 || vector == 13, "a code segment of level 0: %ld", vector);
-    for (unsigned selector = 10 << 3; selector < 0x10000; selector += 0x1238) {
+    for (unsigned selector = 13 << 3; selector < 0x10000; selector += 0x1238) {
         vector = ATTEMPT("movw %w0, %%fs", : : "r"((selector & ~7u) | 3) : "memory");
         check(vector == 13 || (selector & ~7u) >= 0xe000, "selector %x: %ld, %lx", selector, vector, probe.error);
     }

@@ -79,6 +79,9 @@ CASE(written_entries)
     u64 at = entry_address(FRESH, 1);
     volatile u64 *entry = (u64 *)virtual_of(at >> 12) + ((at & 4095) >> 3);
     s64 result = try_write((void *)entry, pte(mfn, DATA));
+    check(result == 14, "without asking for it, an entry cannot be written: %ld", result);
+    check_result(HYPERCALL(vm_assist, VMASST_CMD_enable, VMASST_TYPE_writable_pagetables), 0, "asking for it");
+    result = try_write((void *)entry, pte(mfn, DATA));
     check(result == -1, "an entry is written by mov: %ld", result);
     check(try_write(FRESH, 77) == -1 && page[0] == 77, "it is in force");
     check(try_write((void *)entry, pte(root_mfn(), DATA)) == 14, "one that maps the root writable is refused: %ld",
@@ -88,7 +91,8 @@ CASE(written_entries)
     check(try_read(FRESH, &value) == -1 && value == 77, "the old one is in force");
     u64 old = pte(mfn, READ_ONLY);
     result = ATTEMPT("xchgq %0, (%1)", : "+r"(old) : "r"(entry) : "memory");
-    check(result == -1 && (old & ~(PTE_A | PTE_D)) == (pte(mfn, DATA) & ~(PTE_A | PTE_D)), "xchg: %ld, %lx", result, old);
+    forget(FRESH);
+    check(result == -1 && (old & ~(PTE_A | PTE_D | PTE_G)) == (pte(mfn, DATA) & ~(PTE_A | PTE_D)), "xchg: %ld, %lx", result, old);
     check(try_write(FRESH, 1) == 14, "the page is read-only");
     u64 was = *entry;
     u64 expected = was;
@@ -99,10 +103,12 @@ CASE(written_entries)
     result = ATTEMPT("lock cmpxchgq %2, (%1)", : "+a"(expected) : "r"(entry), "r"(0ul) : "memory", "cc");
     check(result == -1 && expected != 1, "cmpxchg with another value than there is: %ld", result);
     result = ATTEMPT("lock andq $~2, (%0)", : : "r"(entry) : "memory", "cc");
+    forget(FRESH);
     check(result == -1 && try_write(FRESH, 1) == 14, "and: %ld", result);
     result = ATTEMPT("lock orq $2, (%0)", : : "r"(entry) : "memory", "cc");
     check(result == -1 && try_write(FRESH, 79) == -1, "or: %ld", result);
     result = ATTEMPT("lock btrq $1, (%0)", : : "r"(entry) : "memory", "cc");
+    forget(FRESH);
     check(result == -1 && try_write(FRESH, 1) == 14, "btr: %ld", result);
     u64 upper = entry_address(FRESH, 2);
     check(try_write((u8 *)virtual_of(upper >> 12) + (upper & 4095), 0) == 14, "a level 2 entry cannot be written");
@@ -113,5 +119,6 @@ CASE(written_entries)
     result = ATTEMPT("movq $0, 1(%0)", : : "r"(entry) : "memory");
     check(result == 14, "an unaligned one is refused: %ld", result);
     result = try_write((void *)entry, 0);
+    forget(FRESH);
     check(result == -1 && try_read(FRESH, &value) == 14, "an entry is cleared: %ld", result);
 }

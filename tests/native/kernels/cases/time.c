@@ -13,7 +13,7 @@ static void tick(unsigned port)
 
 CASE(clock)
 {
-    u64 first = system_time(), last = first;
+    u64 last = system_time();
     unsigned backwards = 0, moved = 0;
     for (unsigned each = 0; each < 200000; each++) {
         u64 now = system_time();
@@ -25,7 +25,6 @@ CASE(clock)
     }
     check(!backwards, "%u steps back", backwards);
     check(moved > 100, "the clock moves");
-    print("%lu us for 200000 readings", (last - first) / 1000);
     struct vcpu_runstate_info state;
     check_result(vcpu_op(VCPUOP_get_runstate_info, 0, &state), 0, "runstate");
     check(state.state == RUNSTATE_running, "is running");
@@ -33,8 +32,12 @@ CASE(clock)
     static struct vcpu_runstate_info area;
     struct vcpu_register_runstate_memory_area request = {.addr.v = &area};
     check_result(vcpu_op(VCPUOP_register_runstate_memory_area, 0, &request), 0, "a place for the runstate");
-    HYPERCALL(sched_op, SCHEDOP_yield, 0);
-    check(area.state == RUNSTATE_running && area.time[RUNSTATE_running] > 0, "is kept up to date");
+    u64 before = system_time();
+    struct sched_poll poll = {.timeout = before + 2000000};
+    check_result(HYPERCALL(sched_op, SCHEDOP_poll, &poll), 0, "a poll of no port");
+    check(system_time() >= before + 2000000, "takes until its timeout");
+    check(area.state == RUNSTATE_running && area.state_entry_time >= before && area.time[RUNSTATE_blocked] > 0,
+          "the runstate is kept up to date: %lu us blocked", area.time[RUNSTATE_blocked] / 1000);
     check(shared->wc_sec > 1600000000, "wallclock %u", shared->wc_sec);
 }
 
@@ -53,7 +56,10 @@ CASE(timers)
     ticks = 0;
     struct vcpu_set_singleshot_timer shot = {.timeout_abs_ns = due, .flags = VCPU_SSHOTTMR_future};
     s64 result = vcpu_op(VCPUOP_set_singleshot_timer, 0, &shot);
-    check(result == -62, "a timer in the past: %ld", result);
+    check(result == -62 || !result, "a timer in the past: %ld", result); /* Xen may ignore the flag */
+    events_on();
+    events_off();
+    ticks = 0;
     shot = (struct vcpu_set_singleshot_timer){.timeout_abs_ns = due};
     check_result(vcpu_op(VCPUOP_set_singleshot_timer, 0, &shot), 0, "without the flag");
     while (!ticks) {
