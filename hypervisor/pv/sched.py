@@ -41,7 +41,8 @@ def _poll(vcpu: PvVcpu, arg: int) -> None:
         raise InvalidArgument("nr_ports", poll.nr_ports, f"at most {MAX_POLL_PORTS}")
     if vcpu.info[UPCALL_PENDING] and not vcpu.info[UPCALL_MASK]:
         return
-    ports = tuple(memoryview(read(root, poll.ports, poll.nr_ports * PORT_BYTES)).cast("I"))
+    listed = read(root, poll.ports, poll.nr_ports * PORT_BYTES) if poll.nr_ports else b""
+    ports = tuple(memoryview(listed).cast("I"))
     for port in ports:
         if port >= PORTS:
             raise InvalidArgument("port", port, f"below {PORTS}")

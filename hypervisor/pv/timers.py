@@ -72,8 +72,6 @@ def expire(vcpu: PvVcpu, now_ns: int) -> None:
         vcpu.periodic_due_ns += (missed + 1) * vcpu.period_ns
         due = True
     if vcpu.poll_deadline_ns is not None and vcpu.poll_deadline_ns <= now_ns:
-        vcpu.poll_deadline_ns = None
-        if vcpu.poll_ports:
-            vcpu.unblock()
+        vcpu.unblock()
     if due:
         vcpu.domain.raise_virq(vcpu, VIRQ_TIMER)

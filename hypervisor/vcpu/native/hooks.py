@@ -21,7 +21,10 @@ from hypervisor.vcpu.native.machine_code import MachineCode, address
 if TYPE_CHECKING:
     from hypervisor.vcpu.native.engine import Engine
 
+DEBUG: Final = 1
 GENERAL_PROTECTION: Final = 13
+TRAP_FLAG: Final = 1 << 8
+DR6_SINGLE_STEP: Final = 1 << 14
 SYSCALL_BYTES: Final = 2
 _ONE_BYTE_INTERRUPTS: Final = frozenset({1, 3, 4})
 """ICEBP, INT3, INTO"""
@@ -69,6 +72,8 @@ class Hooks:
         self._library = library
         held, opened = library.held, engine.opened
         self.stubs = MachineCode()
+        # The engine looks at TF behind SYSCALL: one that was set there traps an instruction too early.
+        self._steps_early = False
         self._kept = [
             _Procedure(self._syscall),
             _Procedure(self._sysenter),
@@ -121,6 +126,7 @@ class Hooks:
         except BaseException as error:
             self._failed(error)
         engine.rip -= SYSCALL_BYTES  # the engine adds them when we return
+        self._steps_early = bool(engine.eflags & TRAP_FLAG)
 
     def _sysenter(self) -> None:
         engine = self._engine
@@ -146,6 +152,9 @@ class Hooks:
                 next_rip = engine.rip
                 engine.rip = next_rip - (1 if vector in _ONE_BYTE_INTERRUPTS else 2)
                 self.handler.software_interrupt(vector, next_rip)
+            elif vector == DEBUG and self._steps_early:
+                self._steps_early = False
+                engine.dr[6] &= ~DR6_SINGLE_STEP
             else:
                 self.handler.exception(vector, engine.error_code)
         except BaseException as error:
