@@ -98,7 +98,7 @@ class NativeVcpu(ProcessVcpu):
             await super().run()
         finally:
             os.close(self._tally_fd)
-            self._started()
+            self._is_ready()
 
     async def hop(self) -> None:
         """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
@@ -125,9 +125,9 @@ class NativeVcpu(ProcessVcpu):
             )
         state = os.pread(self._state_fd, size, 0)
         start = NativeStart.model_validate_json(self._image.payload)
-        return Image(ENTRY, start.model_copy(update={"state": state}).model_dump_json().encode())
+        return Image(ENTRY, start.model_copy(update={"state": state, "outspoken": False}).model_dump_json().encode())
 
-    def _started(self) -> None:
+    def _is_ready(self) -> None:
         if self._hopped is not None:
             self._hopped.set()
 

@@ -196,6 +196,10 @@ class Executor:
         for port in self._connection.routes.ports():
             self.domain.ports.set_pending(port)
 
+    def ready(self) -> None:
+        """The hypervisor learns that the domain is about to be executed."""
+        self._connection.request(RequestKind.READY)
+
     def _idle(self) -> None:
         """No vCPU has anything to do: wait for a bell or a timer."""
         self._stand()

@@ -73,6 +73,7 @@ def enter(payload: bytes, fds: list[int]) -> None:
     if start.outspoken:
         for shortcoming in shortcomings:
             print(f"not confined: {shortcoming}", file=sys.stderr)
+    executor.ready()
     try:
         executor.run()
     except DomainCrash as crash:

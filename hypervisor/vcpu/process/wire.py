@@ -31,6 +31,8 @@ class RequestKind(IntEnum):
     """Nothing but what has changed meanwhile"""
     SAVED = 5
     """args: how many bytes of state were written, as SAVE has asked. There is no answer: the process ends"""
+    READY = 6
+    """It executes its domain from now on"""
 
 
 class ShareResult(IntEnum):
