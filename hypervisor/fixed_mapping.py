@@ -30,6 +30,9 @@ _mmap.argtypes = [
     ctypes.c_int64,
 ]
 
+_munmap: Final = _libc.munmap
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
 
 class MappingFailed(OSError):
     """The kernel refuses a mapping; `errno` says why (ENOMEM: the process has too many), and what was
@@ -50,6 +53,11 @@ def address_of(memory: mmap.mmap) -> int:
 def reserve(length: int) -> int:
     """The address of `length` bytes where there is nothing, for good. MappingFailed."""
     return _map(0, length, 0, _NOTHING)
+
+
+def unmap(address: int, length: int) -> None:
+    """Give back `length` bytes at `address`, for whatever is mapped next."""
+    _munmap(address, length)
 
 
 def map_shared(fd: int, offset: int, address: int, length: int, *, writable: bool = True) -> None:

@@ -21,7 +21,7 @@ from hypervisor.pv.layout import (
     XEN_END,
     XEN_FIRST,
 )
-from hypervisor.vcpu.native import time_stamps
+from hypervisor.vcpu.native import exit_checks, time_stamps
 from hypervisor.vcpu.native.hooks import Handler, Hooks
 from hypervisor.vcpu.native.library import UC_PROT_ALL, EngineFailed, library
 from hypervisor.vcpu.native.monitor_pages import (
@@ -87,6 +87,7 @@ class Engine(Registers):
         self.map(RAM_FIRST, pages)
         self._map_at(MONITOR_FIRST, self.monitor.pages, self.monitor.address)
         self._hooks = Hooks(self, self._loaded_library)
+        exit_checks.make_cheap(self._loaded_library)
         self._enter_long_mode()
         self._watch: Watch | None = None
         self._pristine = b""

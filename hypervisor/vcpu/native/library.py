@@ -11,12 +11,13 @@ Numbers are those of unicorn/unicorn.h and unicorn/x86.h.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+from hypervisor.fixed_mapping import reserve, unmap
 
 PACKAGE: Final = "unicorn"
 VERSION: Final = "2.1.4"
@@ -54,6 +55,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     # internal ones, of the x86-64 target
     "qemu_get_cpu_x86_64": (_pointer, (_pointer, _int)),
     "cpu_get_tsc_x86_64": (_u64, (_pointer,)),
+    "helper_check_exit_request_x86_64": (None, (_pointer, ctypes.c_uint32)),
     "cpu_loop_exit_x86_64": (None, (_pointer,)),
     "breakpoint_handler_x86_64": (None, (_pointer,)),
     "raise_exception_x86_64": (None, (_pointer, _int)),
@@ -97,12 +99,26 @@ class EngineFailed(RuntimeError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
-    """The library twice: `held` keeps Python's lock during a call, `free` lets it go."""
+CODE_BUFFER_BYTES: Final = 256 << 20
+"""what an engine's translated code may take; when it is full, all of it is dropped"""
+_ALIGNMENT_BYTES: Final = 4 << 20
+"""the kernel likes to place large mappings at such borders"""
 
-    held: ctypes.PyDLL
-    free: ctypes.CDLL
+
+class Library:
+    """The library, of which each call keeps Python's lock."""
+
+    def __init__(self, held: ctypes.PyDLL) -> None:
+        self.held = held
+        # Translated code calls the library. If it lies within 2 GiB, these are direct calls, and half as dear.
+        # By the time an engine is made, a domain's memory may be in between: its place is kept free here.
+        self._hole = reserve(CODE_BUFFER_BYTES + _ALIGNMENT_BYTES)
+
+    def give_hole(self) -> None:
+        """Let what is mapped next, and has CODE_BUFFER_BYTES, be near to the library."""
+        if self._hole:
+            unmap(self._hole, CODE_BUFFER_BYTES + _ALIGNMENT_BYTES)
+            self._hole = 0
 
     def check(self, call: str, code: int) -> None:
         """Raise EngineFailed unless `code` (uc_err) is success."""
@@ -115,16 +131,15 @@ def library() -> Library:
     """The library, loaded. EngineUnavailable if it is not there or another version than the one that we know."""
     path = _find()
     try:
-        held, free = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+        held = ctypes.PyDLL(str(path))
     except OSError as error:
         raise EngineUnavailable(f"{path} cannot be loaded: {error}") from error
-    for loaded in (held, free):
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = _symbol(loaded, name)
-            function.restype, function.argtypes = result, arguments
-        for name in _VARIADIC:
-            _symbol(loaded, name).restype = _int
-    return Library(held, free)
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = _symbol(held, name)
+        function.restype, function.argtypes = result, arguments
+    for name in _VARIADIC:
+        _symbol(held, name).restype = _int
+    return Library(held)
 
 
 def _find() -> Path:
@@ -140,7 +155,7 @@ def _find() -> Path:
     return path
 
 
-def _symbol(loaded: ctypes.CDLL, name: str) -> Any:
+def _symbol(loaded: ctypes.PyDLL, name: str) -> Any:
     try:
         return getattr(loaded, name)
     except AttributeError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypervisor.vcpu.native.library import (
+    CODE_BUFFER_BYTES,
     UC_ARCH_X86,
     UC_CTL_TCG_BUFFER_SIZE,
     UC_CTL_USE_EXITS,
@@ -20,9 +21,6 @@ from hypervisor.vcpu.native.library import (
     Library,
 )
 from hypervisor.vcpu.native.registers import Registers
-
-CODE_BUFFER_BYTES: Final = 256 << 20
-"""what translated code may take; when it is full, all of it is dropped"""
 
 _CPU_OFFSET: Final = 440
 _USE_EXITS_OFFSET: Final = 1428
@@ -74,7 +72,8 @@ def open_engine(library: Library) -> Opened:
     uc = handle.value
     library.check("uc_ctl", held.uc_ctl(handle, UC_CTL_TCG_BUFFER_SIZE, ctypes.c_uint32(CODE_BUFFER_BYTES)))
     library.check("uc_ctl", held.uc_ctl(handle, UC_CTL_USE_EXITS, ctypes.c_int(1)))
-    # a call that needs the CPU makes it
+    library.give_hole()
+    # a call that needs the CPU makes it, and the buffer for translated code
     library.check("uc_reg_read", held.uc_reg_read(uc, _NAMED["rax"], ctypes.byref(ctypes.c_uint64())))
     cpu = held.qemu_get_cpu_x86_64(uc, _ONLY_CPU)
     _expect("its CPU", cpu, _quad(uc + _CPU_OFFSET))
