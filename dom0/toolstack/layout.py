@@ -142,7 +142,7 @@ def console(domid: int, port: int, gfn: int, log_limit_bytes: int) -> Iterator[N
 def disk(
     domid: int, vdev: str, *, mode: str, backend_keys: Mapping[str, str], backend_domid: int = 0
 ) -> Iterator[Node]:
-    """A virtual block device; `backend_keys` say what serves it (`type`, `params`, …)."""
+    """A virtual block device; `backend_keys` say what serves it: `type`, and what that needs (`params`, …)."""
     number = vdev_number(vdev)
     paths = DevicePaths.of("vbd", domid, number, backend_domid)
     own: Permissions = (f"n{domid}", f"r{backend_domid}")
@@ -160,17 +160,18 @@ def disk(
         yield Node(f"{paths.frontend}/{key}", value, own)
     yield Node(paths.backend, permissions=(f"n{backend_domid}", f"r{domid}"))
     keys = {
+        **{key: value for key, value in backend_keys.items() if key != "type"},
         "frontend-id": str(domid),
         "online": "1",
         "removable": "0",
         "bootable": "1",
         "state": "1",
         "dev": vdev,
+        "type": backend_keys["type"],
         "mode": mode,
         "device-type": "disk",
         "discard-enable": "1",
         "specification": "xen",
-        **backend_keys,
     }
     yield Node(f"{paths.backend}/frontend", paths.frontend)
     yield from (

@@ -46,6 +46,44 @@ def test_a_domain_without_devices_looks_as_recorded() -> None:
     }
 
 
+def test_a_native_domain_without_devices_looks_as_recorded() -> None:
+    ours = applied(skeleton(3, "u2", UUID, "pv"), recorded("xenstore-dom0-idle.txt"))
+    told = StoreDescription(
+        3,
+        "u2",
+        UUID,
+        "/guest/vmlinux",
+        "console=hvc0 loglevel=7 panic=-1",
+        262144,
+        1,
+        488449,
+        "T",
+        ostype="linux",
+        ramdisk="/guest/domu.gz",
+    )
+    applied(description(told), ours)
+    applied(console(3, 2, 488450, 1048576), ours)
+    theirs = recorded("xenstore-domU-minimal.txt")
+    differing = {path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)}
+    assert differing == {
+        "/libxl/3/dm-version",  # no device model runs
+        "/local/domain/3/console/tty",  # written by the console daemon where it has a terminal
+        "/local/domain/3/control/feature-poweroff",  # the three that the guest's kernel writes when it runs
+        "/local/domain/3/control/feature-reboot",
+        "/local/domain/3/control/feature-suspend",
+        "/local/domain/0/device-model",
+        "/local/domain/0/memory",  # dom0's balloon, none here
+        "/local/domain/0/memory/target",
+        "/local/domain/0/memory/static-max",
+    }
+
+
+def test_each_vcpu_has_a_folder() -> None:
+    told = StoreDescription(3, "u2", UUID, "k", "", 262144, 1, 2, "T", vcpus=3)
+    written = [node.path for node in description(told) if "/cpu/" in node.path]
+    assert written == [f"/local/domain/3/cpu/{vcpu}/availability" for vcpu in range(3)]
+
+
 def test_the_folders_of_a_disk_have_the_recorded_keys_in_the_recorded_order() -> None:
     theirs = recorded("xenstore-domU-2disks.txt")
     keys = {"params": "/dev/loop1", "script": "/etc/xen/scripts/block", "type": "phy"}
@@ -59,8 +97,9 @@ def test_the_folders_of_a_disk_have_the_recorded_keys_in_the_recorded_order() ->
         assert ours[node.path][1] == permissions, node.path
         if not node.path.endswith("/state"):
             assert ours[node.path][0] == value, node.path
-    order = [node.path for node in written if node.path.startswith("/local/domain/1/")]
-    assert order == [path for path in theirs if path in set(order)]
+    for above in ("/local/domain/1/", "/local/domain/0/", "/libxl/1/"):
+        order = [node.path for node in written if node.path.startswith(above)]
+        assert order == [path for path in theirs if path in set(order)]
 
 
 def test_a_disk_of_a_driver_domain_lies_there_and_is_readable_by_its_two_ends_alone() -> None:
