@@ -17,6 +17,7 @@ write to it.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Final
 
@@ -71,6 +72,11 @@ OWN_SEGDESC: Final = use_of(Kind.OWN, TypeOfFrame.SEGDESC)
 FIRST_MAPPABLE: Final = OWN_UNUSED
 END_MAPPABLE: Final = use_of(Kind.FOREIGN)
 """Uses from FIRST_MAPPABLE up to here are those of frames that a guest may map read-only by itself."""
+
+
+_KINDS: Final = bytes(use >> KIND_SHIFT for use in range(256))
+_RUN: Final = re.compile(rb"([\x01-\x04])\1*")
+"""frames of one kind, by its number"""
 
 
 class LocalFrames:
@@ -135,15 +141,7 @@ class LocalFrames:
 
     def runs(self) -> list[tuple[int, int, Kind]]:
         """(first MFN, count, kind) of what is there, in order."""
-        found: list[tuple[int, int, Kind]] = []
-        kinds = bytes(use >> KIND_SHIFT for use in self.uses[: len(self.counts)])
-        mfn = 0
-        while mfn < len(kinds):
-            kind = kinds[mfn]
-            end = mfn + 1
-            while end < len(kinds) and kinds[end] == kind:
-                end += 1
-            if kind:
-                found.append((mfn, end - mfn, Kind(kind)))
-            mfn = end
-        return found
+        kinds = self.uses[: len(self.counts)].translate(_KINDS)
+        return [
+            (run.start(), run.end() - run.start(), Kind(kinds[run.start()])) for run in _RUN.finditer(kinds)
+        ]

@@ -47,7 +47,7 @@ def audit(validation: Validation, vcpus: Sequence[PvVcpu]) -> list[str]:
 
 class _Recount:
     def __init__(self, validation: Validation) -> None:
-        self._quads = validation.memory.quads
+        self._memory = validation.memory
         self._frames = validation.frames
         self._xen_entries = validation.xen_entries
         self._to_walk: list[int] = []
@@ -73,15 +73,12 @@ class _Recount:
         while self._to_walk:
             mfn = self._to_walk.pop()
             level = self.types[mfn]
-            for slot in range(512):
-                entry: int = self._quads[mfn << 9 | slot]
-                where = f"slot {slot} of L{level} {mfn:#x}"
+            for slot, entry in enumerate(self._memory.table(mfn).tolist()):
                 if level == TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
-                    self._check_xen(entry, slot, where)
-                elif entry & PRESENT and level == TypeOfFrame.L1:
-                    self._data(entry, where)
+                    self._check_xen(entry, slot, f"slot {slot} of L4 {mfn:#x}")
                 elif entry & PRESENT:
-                    self._child(entry, level, where)
+                    look = self._data if level == TypeOfFrame.L1 else self._child
+                    look(entry, level, f"slot {slot} of L{level} {mfn:#x}")
 
     def _check_xen(self, entry: int, slot: int, where: str) -> None:
         own = self._xen_entries[slot - FIRST_XEN_SLOT]
@@ -93,7 +90,7 @@ class _Recount:
             self.found.append(f"{where} is {entry:#x}")
         self.refer((entry & ADDRESS_MASK) >> PAGE_SHIFT, TypeOfFrame(level - 1), where)
 
-    def _data(self, entry: int, where: str) -> None:
+    def _data(self, entry: int, _level: TypeOfFrame, where: str) -> None:
         mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
         kind = self._frames.kind(mfn)
         if entry & L1_DISALLOWED & ~GNTTAB or not entry & USER:

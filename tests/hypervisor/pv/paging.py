@@ -33,6 +33,7 @@ from hypervisor.pv.layout import (
 )
 from hypervisor.pv.machine_memory import MachineMemory
 from hypervisor.pv.page_tables import PageTables
+from hypervisor.pv.page_tables_state import PageTablesState
 from hypervisor.pv.vcpu import PvVcpu
 
 PAGE = 4096
@@ -170,6 +171,38 @@ class PagedGuest:
         """Type, references that need it, references that need none."""
         frame = mfn(page)
         return self.type_of(frame).name, self.frames.counts[frame], self.frames.readers[frame]
+
+    def hopped(self, state: PageTablesState) -> "PagedGuest":
+        """Another process has this memory, and nothing else but the state."""
+        other = PagedGuest(self.pages, len(self.vcpus))
+        present = [run for run in self.frames.runs() if run[2] is Kind.OWN]
+        other.page_tables.vanish(RAM_FIRST, self.pages)
+        for first, count, kind in present:
+            other.page_tables.appear(first, count, kind)
+        size = mfn(self.pages) << 12
+        other.memory.octets[mfn(0) << 12 : size] = self.memory.octets[mfn(0) << 12 : size]
+        for vcpu, its in zip(other.vcpus, self.vcpus):
+            for name in ("kernel_root", "user_root", "ldt_base", "ldt_entries"):
+                setattr(vcpu, name, getattr(its, name))
+        other.granted[:] = self.granted
+        other.page_tables.load(state, other.vcpus)
+        return other
+
+    def release_all(self) -> None:
+        """The domain ends: no reference may be left."""
+        for vcpu in self.vcpus:
+            self.page_tables.release_vcpu(vcpu)
+        self.cpu.root = 0
+        self.cpu.flush()
+        validation = self.page_tables.validation
+        validation.begin(1 << 60)
+        validation.drop_all(list(self.frames.pinned))
+        self.frames.pinned.clear()
+        assert validation.drain()
+        self.check()
+        assert not any(self.frames.counts)
+        assert not any(self.frames.readers)
+        assert not any(self.types)
 
     # Hypercalls: 0 or a negative errno, and whatever happens, `check`
 

@@ -487,12 +487,4 @@ def test_strict_m2p_hides_the_table_from_user_mode(guest: PagedGuest) -> None:
 
 
 def test_everything_is_given_back(guest: PagedGuest) -> None:
-    guest.page_tables.release_vcpu(guest.vcpu)
-    guest.cpu.root = 0
-    guest.frames.pinned.remove(mfn(L4))
-    guest.page_tables.validation.drop(mfn(L4))
-    guest.page_tables.validation.drain()
-    guest.check()
-    assert not any(guest.frames.counts)
-    assert not any(guest.frames.readers)
-    assert not any(guest.types)
+    guest.release_all()
