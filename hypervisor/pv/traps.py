@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.arch_x86_64 import FLAT_KERNEL_SS64, FLAT_USER_CS32, FLAT_USER_CS64, FLAT_USER_SS32
-from hypervisor.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
+from hypervisor.abi.vcpu import RUNSTATE_running
 from hypervisor.abi.xen import VMASST_TYPE_writable_pagetables
 from hypervisor.pv import cpuid as cpuid_leaves
 from hypervisor.pv import pvclock, runstate
@@ -242,6 +242,8 @@ def switch_in(vcpu: PvVcpu) -> None:
 
 
 def switch_out(vcpu: PvVcpu) -> None:
-    """The vCPU has been executed; its register file is saved afterwards."""
-    state = RUNSTATE_offline if not vcpu.online else RUNSTATE_blocked if vcpu.blocked else RUNSTATE_runnable
-    runstate.enter(vcpu, state, vcpu.domain.now_ns())
+    """The vCPU has been executed; its register file is saved afterwards. Others of the domain, which wait for what it
+    holds, see that it is not executed.
+    """
+    runstate.stand(vcpu, vcpu.domain.now_ns())
+    runstate.publish(vcpu)
