@@ -132,7 +132,7 @@ class PageMoves:
         page = self._shared(gpfn)
         if page is None or domid not in page.peers or gpfn in self._unconfirmed:
             return False
-        return page.readonly == readonly or (not page.readonly and domid in page.mappings)
+        return page.readonly == readonly
 
     def _shared(self, gpfn: int) -> SharedPage | None:
         mfn = self._domain.memory.mfn(gpfn)

@@ -7,8 +7,10 @@ Mappings by those are not asked about here, whoever owns the page: they need no 
   last one has unmapped it.
 - A page of an isolated domain moves while its owner stands still in a call: `share_pages` before it writes
   the grant entry, `reclaim_pages` when it has ended the grant. What it has not shared cannot be mapped.
+- A page of a native domain moves while its process stands still, which it is made to when somebody wants to map
+  it (page_moves.py).
 - A page is read-only for all others or writable. An isolated domain that may write to a page may map it
-  read-only as well.
+  read-only as well, unless a native one owns it, which does not take it back itself.
 
 A page goes to a memfd that nobody has seen when somebody else is to have it, unless it is mapped: then
 whoever had it before keeps it in sight until it moves.
@@ -73,6 +75,8 @@ class Importer:
             raise BadFrame(mfn, f"domain {owner.domid} has not shared it with domain {self._domid}")
         if writable and page.readonly:
             raise BadFrame(mfn, f"domain {owner.domid} has shared it read-only")
+        if owner.moves is not None and not writable and not page.readonly:
+            raise BadFrame(mfn, "writable by others, who could go on when that is over: not read-only, too")
         return page
 
     def unmapped(self, mfn: int) -> None:

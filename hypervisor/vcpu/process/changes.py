@@ -10,7 +10,7 @@ one (`wanted`) before anybody else is told of the same change: a bell that rings
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +53,7 @@ class Changes:
 
     def __init__(self, domain: Domain, wanted: Callable[[], None]) -> None:
         self.asked = False
+        self._answering = False
         self.memory = MemoryChanges(domain, self._noted)
         self.bells = BellChanges(domain.events, self._noted)
         self._wanted = wanted
@@ -72,8 +73,22 @@ class Changes:
         """Whether it is time to send what there is, so that nobody makes this process remember more and more."""
         return len(self.memory.noted) > MANY
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether what changes now is done before the process goes on."""
+        return self.asked and not self._answering
+
+    def ask(self) -> None:
+        """Let the process make a request soon."""
+        self._wanted()
+
+    def moved(self, pfns: Iterable[int]) -> None:
+        """Pages of the domain's own lie elsewhere from now on."""
+        self.memory.moved(pfns)
+
     def begin(self) -> None:
-        """An answer begins: what is noted from now on is left for the next one."""
+        """An answer, or a part of it, begins: what is noted from now on is left for the next one."""
+        self._answering = True
         self.memory.begin()
         self.bells.begin()
 
@@ -101,6 +116,10 @@ class Changes:
     def sent(self) -> None:
         """The packet was sent, and is remembered no more."""
         self._packet = Packet()
+
+    def end_part(self) -> None:
+        """All of this part is sent; more of the answer follows, or none."""
+        self._answering = False
 
     def answered(self) -> None:
         """The process goes on when it gets the next packet."""

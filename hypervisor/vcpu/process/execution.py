@@ -66,6 +66,8 @@ LEAVING_SECONDS: Final = 1.0
 """how long a process may take to end that has closed its channel"""
 ENDING_SECONDS: Final = 10.0
 """how long a killed process may take to be gone"""
+MOVING_SECONDS: Final = 1.0
+"""how long one waits for the process of another domain to stand still"""
 CROWDED_SECONDS: Final = 0.01
 """before descriptors are sent again of which the user's processes have too many under way (unix(7), ETOOMANYREFS)"""
 
@@ -229,11 +231,15 @@ class ProcessVcpu:
         try:
             self._bells.add(domain, changes.bells)
             domain.events.bits.post = ends.ringer.ring
+            if domain.moves is not None:
+                domain.moves.attach(changes)
             try:
                 yield changes
             finally:
                 domain.events.bits.post = self._missed if self._next_image is not None else None
                 self._bells.remove(domain)
+                if domain.moves is not None:
+                    domain.moves.detach()
         finally:
             changes.close()
 
@@ -267,7 +273,7 @@ class ProcessVcpu:
 
     async def _answer_requests(self, ends: Ends, changes: Changes, child: Child) -> None:
         """Until the process does what no process does: then it is killed."""
-        bits, post = self._domain.events.bits, ends.ringer.ring
+        bits, post, moves = self._domain.events.bits, ends.ringer.ring, self._domain.moves
         channel = ends.channel
         try:
             while True:
@@ -275,6 +281,8 @@ class ProcessVcpu:
                 if not self.posts_always:
                     bits.post = None
                 changes.asked = True
+                if moves is not None:
+                    moves.stood_still()
                 self._count(request)
                 self._send_rung(ends.listener)  # it has rung before it asked: a port may be closed by this
                 if request.kind is RequestKind.SAVED:
@@ -344,6 +352,7 @@ class ProcessVcpu:
             if changes.are_many:
                 await _reply(channel, 0, changes, unfinished=True)
             await checkpoint()
+            await self._until_moved()
             await self._until_unpaused()
             result = enter(caller, result.number, result.args)
         await self._until_unpaused()
@@ -361,6 +370,23 @@ class ProcessVcpu:
     def _caller(self, _request: Request) -> Vcpu:
         """The vCPU that has made this request. Raises ChannelBroken."""
         return self.vcpu
+
+    async def _until_moved(self) -> None:
+        """Until the pages that the hypercall needs lie where this process may map them; but not for ever."""
+        domid, awaits = self._domain.domid, self._domain.awaits
+        if not awaits:
+            return
+        with anyio.move_on_after(MOVING_SECONDS) as patience:
+            for moves in [domain.moves for domain in awaits if domain.moves is not None]:
+                while moves.pending(domid):
+                    moved = anyio.Event()
+                    moves.watchers.append(moved.set)
+                    await moved.wait()
+        if patience.cancelled_caught:
+            for domain in awaits:
+                if domain.moves is not None:
+                    domain.moves.give_up(domid)
+        awaits.clear()
 
     async def _until_unpaused(self) -> None:
         if self.vcpu.blocked:
@@ -459,6 +485,7 @@ async def _reply(channel: socket.socket, result: int, changes: Changes, *, unfin
         else:
             changes.sent()
             if not changes.left:
+                changes.end_part()
                 return
 
 
