@@ -36,6 +36,7 @@ from hypervisor.vcpu.process.listening import mapped
 from hypervisor.vcpu.process.platform import ProcessPlatform
 from hypervisor.vcpu.process.wire import Request, RequestKind, ShareResult, decode_request
 from tests.hypervisor.fakes import ARGUMENT, Guest
+from tests.hypervisor.native_guest import NativeGuest
 
 ROOM: Final = 1 << 22
 """for answers: nobody reads them before they are whole"""
@@ -57,7 +58,7 @@ class Served(socket.socket):
 class Wired:
     """The process of `guest`'s domain."""
 
-    def __init__(self, guest: Guest, bells: Bells) -> None:
+    def __init__(self, guest: Guest | NativeGuest, bells: Bells) -> None:
         self.domain = guest.domain
         self.domain.isolated = True
         self.domain.memory.importer = Importer(self.domain)
@@ -66,6 +67,8 @@ class Wired:
         self.ends.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
         self.changes = Changes(self.domain, self.ends.ringer.ask_to_sync)
         bells.add(self.domain, self.changes.bells)
+        if self.domain.moves is not None:
+            self.domain.moves.attach(self.changes)
         self.domain.events.bits.post = self.ends.ringer.ring
         channel, memory, pipe, other_memory, other_pipe = self.ends.of_process
         self.ends.of_process = [self.ends.output_of_process]
@@ -83,6 +86,8 @@ class Wired:
         assert self.ends.channel.recv(1 << 16) == data
         bits.post = None
         self.changes.asked = True
+        if self.domain.moves is not None:
+            self.domain.moves.stood_still()
         self.hear()
         try:
             result = self._result(request)
@@ -96,6 +101,7 @@ class Wired:
         if request.kind is RequestKind.HYPERCALL:
             result = domain.machine.hypercall(domain.vcpus[0], request.number, request.args)
             while isinstance(result, Continuation):
+                self.wait()
                 result = domain.machine.hypercall(domain.vcpus[0], result.number, result.args)
             return result
         if request.kind is RequestKind.SHARE:
@@ -108,6 +114,10 @@ class Wired:
         if request.kind is RequestKind.RECLAIM:
             self.changes.memory.moved(reclaim_pages(domain, *request.args[:2]))
         return 0
+
+    def wait(self) -> None:
+        """Between two slices of a hypercall."""
+        self.domain.awaits.clear()
 
     def hear(self) -> None:
         """The hypervisor sends what the process has rung for."""
@@ -140,6 +150,8 @@ class Wired:
         """The process ends."""
         self.domain.events.bits.post = None
         self._bells.remove(self.domain)
+        if self.domain.moves is not None:
+            self.domain.moves.detach()
         self.changes.close()
         self._channel.close()
         listening, routes = self.platform._connection.listening, self.platform._connection.routes
