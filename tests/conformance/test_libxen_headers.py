@@ -33,6 +33,7 @@ COMPLETE = {
     "elfnote.h": "XEN_ELFNOTE_(?!CRASH|DUMPCORE)",
     "physdev.h": "PHYSDEVOP_",
     "callback.h": "CALLBACKOP_|CALLBACKTYPE_",
+    "nmi.h": "XEN_NMIREASON_|XENNMI_",
     "domctl.h": "XEN_DOMCTL_([a-z]|CDF_|PFINFO_)|XEN_DOMINF_",
     "sysctl.h": "XEN_SYSCTL_([a-z]|PHYSCAP_)",
     "hvm/params.h": "HVM_PARAM_|HVM_NR_",
