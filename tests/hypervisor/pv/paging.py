@@ -142,11 +142,11 @@ class PagedGuest:
         return self.memory.quads[machine_address(page, slot) >> 3]
 
     def build(self) -> None:
-        """The first page tables: all pages from BASE on, the tables read-only."""
+        """The first page tables: the first 512 pages from BASE on, the tables read-only."""
         self.set(L4, 511, entry(L3))
         self.set(L3, 510, entry(L2))
         self.set(L2, 0, entry(L1))
-        for page in range(self.pages):
+        for page in range(min(self.pages, 512)):
             self.set(L1, page, entry(page, P if page <= L1 else P | RW))
 
     def start(self) -> "PagedGuest":
@@ -267,6 +267,11 @@ class PagedGuest:
 
     def pin(self, page: int, level: int) -> int:
         return self.extended((MMUEXT_PIN_L1_TABLE + level - 1, mfn(page)))
+
+    def use_as_gdt(self, page: int) -> None:
+        """Refer to it as the first vCPU's descriptor table."""
+        self.page_tables.take_descriptor_page(mfn(page))
+        self.vcpu.gdt_frames[0] = mfn(page)
 
     def unpin(self, page: int) -> int:
         return self.extended((MMUEXT_UNPIN_TABLE, mfn(page)))

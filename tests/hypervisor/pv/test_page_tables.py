@@ -434,6 +434,24 @@ def test_ldt(guest: PagedGuest) -> None:
     guest.unprotect(A)
 
 
+def test_ldt_follows_the_kernels_root(guest: PagedGuest) -> None:
+    guest.protect(A)
+    new_table(guest, B, {511: guest.get(L4, 511)})
+    new_table(guest, C, {})
+    assert guest.pin(B, 4) == 0
+    assert guest.pin(C, 4) == 0
+    assert guest.extended((MMUEXT_SET_LDT, va(A), 8)) == 0
+    assert guest.new_baseptr(B) == 0
+    assert guest.ldts == [(0, [mfn(A)], 8)] * 2
+    assert guest.counted(A) == ("SEGDESC", 1, 1)
+    guest.page_tables.load_kernel_root(guest.vcpu, mfn(C))
+    assert guest.ldts[2:] == [(0, [0], 8)]
+    assert guest.counted(A) == ("NONE", 0, 1)
+    guest.page_tables.load_kernel_root(guest.vcpu, mfn(L4))
+    assert guest.ldts[3:] == [(0, [mfn(A)], 8)]
+    guest.check()
+
+
 def test_ldt_pages_that_are_no_descriptor_tables_hold_none(guest: PagedGuest) -> None:
     guest.set(B, 3, 0x0000_8900_0000_FFFF)
     guest.protect(A, B)

@@ -132,6 +132,29 @@ def test_two_vcpus_pin_the_same_tree_slice_by_slice() -> None:
 
 
 @pytest.mark.usefixtures("cramped")
+def test_table_that_waits_to_be_demoted_may_be_used_again() -> None:
+    guest = PagedGuest().start()
+    grow(guest)
+    guest.page_tables.set_roots(guest.vcpus[1], mfn(L4), 0)
+    before = [guest.counted(page) for page in range(guest.pages)]
+    assert guest.pin(TREE, 4) == 0
+    guest.put_arguments(guest.packed((MMUEXT_UNPIN_TABLE, mfn(TREE))))
+    unpin = guest.page_tables.mmuext_op(guest.vcpu, va(FIRST_FREE - 1), 1, 0, DOMID_SELF)
+    assert isinstance(unpin, Continuation)
+    waiting = list(guest.page_tables.validation.deferred)
+    assert waiting
+    for frame in waiting:
+        guest.page_tables.validation.take(1, frame, guest.type_of(frame))
+    assert guest.page_tables.mmuext_op(guest.vcpu, *unpin.args) == 0
+    assert [guest.frames.counts[frame] for frame in waiting] == [1] * len(waiting)
+    guest.page_tables.validation.drop_all(waiting)
+    guest.page_tables.release_vcpu(guest.vcpus[1])
+    guest.page_tables.set_roots(guest.vcpus[1], mfn(L4), 0)
+    guest.check()
+    assert [guest.counted(page) for page in range(guest.pages)] == before
+
+
+@pytest.mark.usefixtures("cramped")
 def test_vcpu_that_never_finishes_its_pin_keeps_no_table_from_being_freed_in_the_end() -> None:
     guest = PagedGuest().start()
     grow(guest)
