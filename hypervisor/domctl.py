@@ -21,6 +21,7 @@ from hypervisor.domain import Domain, Traits
 from hypervisor.domain_info import domain_info
 from hypervisor.errors import InvalidArgument, NoSuchDomain, Unsupported, WrongInterface
 from hypervisor.extent import PAGE_SHIFT
+from hypervisor.hypercall_page import fill_hypercall_page
 from hypervisor.scheduler_op import adjust_domain
 from hypervisor.vcpu_context import get_context, set_context
 
@@ -193,6 +194,12 @@ def _getvcpucontext(caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bo
     return True
 
 
+def _hypercall_init(caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
+    _not_self(caller, domain)
+    fill_hypercall_page(domain, request.u.hypercall_init.gmfn)
+    return True
+
+
 def _setdomainhandle(_caller: Vcpu, domain: Domain, request: abi.xen_domctl) -> bool:
     domain.handle = request.u.setdomainhandle.handle
     return True
@@ -216,6 +223,7 @@ _ACTIONS: Final[Mapping[int, Callable[[Vcpu, Domain, abi.xen_domctl], bool]]] = 
         abi.XEN_DOMCTL_max_vcpus: _max_vcpus,
         abi.XEN_DOMCTL_max_mem: _max_mem,
         abi.XEN_DOMCTL_setvcpucontext: _setvcpucontext,
+        abi.XEN_DOMCTL_hypercall_init: _hypercall_init,
         abi.XEN_DOMCTL_getvcpucontext: _getvcpucontext,
         abi.XEN_DOMCTL_setdomainhandle: _setdomainhandle,
     }

@@ -65,6 +65,7 @@ PRIVILEGES: Final[Mapping[int, Mapping[int, Who]]] = MappingProxyType(
             domctl.XEN_DOMCTL_getvcpuinfo,
             domctl.XEN_DOMCTL_setvcpucontext,
             domctl.XEN_DOMCTL_getvcpucontext,
+            domctl.XEN_DOMCTL_hypercall_init,
             domctl.XEN_DOMCTL_max_vcpus,
             domctl.XEN_DOMCTL_scheduler_op,
             domctl.XEN_DOMCTL_max_mem,

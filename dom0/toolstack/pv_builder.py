@@ -91,6 +91,9 @@ def build_pv_domain(
             shared_info_mfn = hypercalls.getdomaininfo(domid).shared_info_frame
             write_pages(kernel, domid, p2m, first_memory(start, p2m, rings, shared_info_mfn, ramdisk))
             _mask_upcalls(kernel, domid, shared_info_mfn)
+            if image.hypercall_page is not None:
+                pfn = (image.hypercall_page - image.virt_base) >> PAGE_SHIFT
+                hypercalls.hypercall_init(domid, p2m[pfn])
         with step(name, "grant its rings"):
             _grant_rings(kernel, domid, start, p2m)
         with step(name, "give its first vCPU its registers"):

@@ -134,6 +134,7 @@ class Batch:
     scheduler_op_put = queued(control.scheduler_op_put)
     max_vcpus = queued(control.max_vcpus)
     setvcpucontext = queued(control.setvcpucontext)
+    hypercall_init = queued(control.hypercall_init)
     getdomaininfo = queued(control.getdomaininfo)
     getdomaininfolist = queued(control.getdomaininfolist)
     physinfo = queued(control.physinfo)

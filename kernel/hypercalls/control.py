@@ -139,6 +139,12 @@ def scheduler_op_put(
     return _domctl(area, "scheduler_op", abi.XEN_DOMCTL_scheduler_op, domid, _done, scheduler_op=wanted)
 
 
+def hypercall_init(area: ArgumentArea, domid: int, mfn: int) -> Pending[None]:
+    """Fill the hypercall page that a native kernel has asked for."""
+    value = abi.xen_domctl_hypercall_init(gmfn=mfn)
+    return _domctl(area, "hypercall_init", abi.XEN_DOMCTL_hypercall_init, domid, _done, hypercall_init=value)
+
+
 def getdomaininfo(area: ArgumentArea, domid: int) -> Pending[abi.xen_domctl_getdomaininfo]:
     """State and memory of the domain `domid`, or else of the next one that exists, as Xen does it: compare
     `.domain`.

@@ -116,6 +116,7 @@ class Hypercalls:
     scheduler_op_put = single(control.scheduler_op_put)
     max_vcpus = single(control.max_vcpus)
     setvcpucontext = single(control.setvcpucontext)
+    hypercall_init = single(control.hypercall_init)
     getdomaininfo = single(control.getdomaininfo)
     getdomaininfolist = single(control.getdomaininfolist)
     physinfo = single(control.physinfo)

@@ -24,14 +24,16 @@ from dom0.toolstack.errors import (
 from dom0.toolstack.first_memory import Rings, first_context, first_memory
 from dom0.toolstack.pv_builder import MAX_PAGES, PvConfig, build_pv_domain
 from dom0.toolstack.start_of_day import plan
+from hypervisor.abi import elfnote as abi
 from hypervisor.abi.grant_table import GTF_permit_access, grant_entry_v1
 from hypervisor.abi.memory import XENMEM_add_to_physmap_batch, XENMEM_remove_from_physmap
 from hypervisor.abi.xen import HYPERVISOR_memory_op, HYPERVISOR_multicall, shared_info
 from hypervisor.domain import Domain
+from hypervisor.hypercall_page import PAGE as HYPERCALL_PAGE
 from hypervisor.lifecycle import Life
 from hypervisor.pv.layout import RAM_FIRST, SHARED_INFO_MFN
 from hypervisor.vcpu.coroutine import GuestPages
-from tests.dom0.images.kernels import Load, bzimage, grub, linux, payload
+from tests.dom0.images.kernels import LINUX_NOTES, START, VIRT_BASE, Load, bzimage, grub, linux, payload
 from tests.dom0.toolstack.test_builder import Refusing, free_pages
 from tests.guest_images import guest_image
 
@@ -128,6 +130,20 @@ async def test_what_else_it_has(vmlinux: Path, tmp_path: Path) -> None:
         ]
         info = shared_info.unpack(bytes(domain.shared_info))
         assert all(vcpu.evtchn_upcall_mask == 1 for vcpu in info.vcpu_info)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+async def test_a_hypercall_page_is_filled_where_the_kernel_wants_it(shuffled: bool, tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    at = START + 0x20_3000
+    path.write_bytes(linux(notes=LINUX_NOTES | {abi.XEN_ELFNOTE_HYPERCALL_PAGE: VIRT_BASE + at}))
+    async with running_machine(tmp_path) as machine:
+        config = PvConfig(path, shuffled=shuffled)
+        built = build_pv_domain(machine.services.kernel, "g", UUID.bytes, MEMORY, config)
+        pfn = at // PAGE
+        mfn = memoryview(built.p2m).cast("Q")[pfn] if shuffled else RAM_FIRST + pfn
+        memory = GuestPages(machine.core.domain(built.domid).memory)
+        assert bytes(memory.page(mfn)) == HYPERCALL_PAGE
 
 
 async def test_a_packed_ramdisk_is_unpacked(vmlinux: Path, tmp_path: Path) -> None:
