@@ -167,6 +167,7 @@ class RunningMachine:
         disks: Iterable[DiskSpec] = (),
         weight: int = DEFAULT_WEIGHT,
         cap: int = 0,
+        shuffled: bool = False,
     ) -> RunningGuest:
         """Builds a guest whose kernel is a paravirtualized one of Xen's, and lets it run.
 
@@ -177,6 +178,7 @@ class RunningMachine:
             name, memory, disks: as for `start`.
             weight: its share of the processors, against other guests'.
             cap: the most percent of one processor that it gets; 0: no limit.
+            shuffled: its pages come from all over the machine, as on a real one, rather than in order.
 
         Raises:
             BuildError: the machine refused, or the kernel is none (`cause` says why); nothing is left of the guest.
@@ -189,7 +191,9 @@ class RunningMachine:
             memory_bytes=_MEMORY.validate_python(memory),
             program=image.name,
             disks=tuple(self.disk_config(disk) for disk in disks),
-            pv=PvConfig(image, None if ramdisk is None else self._folder / ramdisk, cmdline, vcpus),
+            pv=PvConfig(
+                image, None if ramdisk is None else self._folder / ramdisk, cmdline, vcpus, shuffled=shuffled
+            ),
             weight=checked_weight(weight),
             cap=checked_cap(cap),
         )
