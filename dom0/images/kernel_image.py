@@ -9,11 +9,14 @@ MAX_IMAGE_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the kernel to be loaded: `data` at `virt`, followed by zeros up to `memory_bytes`."""
+    """A part of the kernel to be loaded: `data` at `virt`, followed by zeros up to `memory_bytes`. executable: it
+    says that instructions are in it.
+    """
 
     virt: int
     data: memoryview
     memory_bytes: int
+    executable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
