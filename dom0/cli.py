@@ -1,4 +1,6 @@
-"""`domzero`: launch or check a scenario, boot a native kernel, print the schema that editors use, serve XenStore alone."""
+"""`domzero`: launch or check a scenario, boot a native kernel, look into machines that run, print the schema that
+editors use, serve XenStore alone.
+"""
 
 import json
 import os
@@ -12,6 +14,7 @@ import typer
 from rich.console import Console
 
 from dom0.boot.command import boot
+from dom0.debug.command import app as debug
 from dom0.launch.machine import raise_open_files_limit
 from dom0.launch.run import launch_scenario
 from dom0.report.files import prepare, write_report
@@ -64,6 +67,7 @@ def launch(
 
 
 app.command()(boot)
+app.add_typer(debug)
 
 
 @app.command()

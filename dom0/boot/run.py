@@ -13,6 +13,7 @@ from dom0.boot.attendance import Attendance
 from dom0.boot.conversation import Conversation
 from dom0.boot.status import Status, status_of
 from dom0.boot.streams import Sink, Source, raw_mode
+from dom0.debug.server import answering
 from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachine, running_machine
 from dom0.images.errors import BadImage, MissingDecompressor
 from dom0.launch.collect import collect_domain
@@ -86,7 +87,7 @@ class BootRun:
                 Path(folder), memory=memory, dom0_memory=DOM0_MIB * MIB, log=self._heard.append
             )
             try:
-                async with running as machine:
+                async with running as machine, answering(machine):
                     await self._boot(machine)
             except MachineStopped as stop:
                 self._fail(stop)

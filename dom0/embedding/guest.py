@@ -23,6 +23,7 @@ from kernel.errors import KernelError
 if TYPE_CHECKING:
     from dom0.embedding.machine import RunningMachine
     from dom0.scenario.model import DiskSpec
+    from hypervisor.vcpu.native.execution import NativeVcpu
 
 SEARCHED_CHARACTERS: Final = 1 << 16
 SHOWN_CHARACTERS: Final = 1000
@@ -83,11 +84,13 @@ class GuestEnd:
 class RunningGuest:
     """Made by `RunningMachine.start` and `boot`. name, program: as it was started. domid: its number. domain: the
     hypervisor's view, with all counters; it outlives the domain itself. tally: what a native one has done itself.
+    native: the process that executes a native one.
     """
 
     domid: int
     domain: Domain
     tally: Tally | None = None
+    native: "NativeVcpu | None" = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from backends.errors import StoreError
 from backends.files import files_of, make_files
+from dom0.debug.server import answering
 from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachine, running_machine
 from dom0.launch.collect import collect_domain, live_row, row_of
 from dom0.launch.echo import echo_console
@@ -70,7 +71,7 @@ class ScenarioRun:
         )
         with self._view:
             try:
-                async with running as machine:
+                async with running as machine, answering(machine):
                     self._machine = machine
                     self._say(f"dom0 is up: XenStore, consoles and block backends on {self._scenario.loop}")
                     await self._run_beside_watchers(machine)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypervisor.pv.entries import ADDRESS_MASK, GNTTAB, L1_DISALLOWED, PRESENT, RW, TABLE_DISALLOWED, USER
 from hypervisor.pv.frames import Kind, TypeOfFrame
@@ -45,6 +45,18 @@ def audit(validation: Validation, vcpus: Sequence[PvVcpu]) -> list[str]:
     return [*recount.found, *_differences(frames, recount)]
 
 
+class _Entry(NamedTuple):
+    """Of a page table: for messages."""
+
+    level: TypeOfFrame
+    table: int
+    slot: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"slot {self.slot} of {self.level.name} {self.table:#x} is {self.value:#x}"
+
+
 class _Recount:
     def __init__(self, validation: Validation) -> None:
         self._memory = validation.memory
@@ -56,7 +68,7 @@ class _Recount:
         self.counts: Counter[int] = Counter()
         self.readers: Counter[int] = Counter()
 
-    def refer(self, mfn: int, to_type: TypeOfFrame, why: str) -> None:
+    def refer(self, mfn: int, to_type: TypeOfFrame, why: str | _Entry) -> None:
         """Something refers to a frame as a type."""
         seen = self.types.setdefault(mfn, to_type)
         if seen != to_type:
@@ -71,34 +83,36 @@ class _Recount:
     def walk(self) -> None:
         """Look at the entries of every table."""
         while self._to_walk:
-            mfn = self._to_walk.pop()
-            level = self.types[mfn]
-            for slot, entry in enumerate(self._memory.table(mfn).tolist()):
-                if level == TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
-                    self._check_xen(entry, slot, f"slot {slot} of L4 {mfn:#x}")
-                elif entry & PRESENT:
-                    look = self._data if level == TypeOfFrame.L1 else self._child
-                    look(entry, level, f"slot {slot} of L{level} {mfn:#x}")
+            table = self._to_walk.pop()
+            level = self.types[table]
+            look = self._data if level is TypeOfFrame.L1 else self._child
+            for slot, value in enumerate(self._memory.table(table).tolist()):
+                if level is TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
+                    self._check_xen(_Entry(level, table, slot, value))
+                elif value & PRESENT:
+                    look(_Entry(level, table, slot, value))
 
-    def _check_xen(self, entry: int, slot: int, where: str) -> None:
-        own = self._xen_entries[slot - FIRST_XEN_SLOT]
-        if entry & ~0x60 != own & ~0x60 and not (slot == FIRST_XEN_SLOT and not entry):
-            self.found.append(f"{where} is {entry:#x}, the hypervisor's is {own:#x}")
+    def _check_xen(self, entry: _Entry) -> None:
+        own = self._xen_entries[entry.slot - FIRST_XEN_SLOT]
+        if entry.value & ~0x60 != own & ~0x60 and not (entry.slot == FIRST_XEN_SLOT and not entry.value):
+            self.found.append(f"{entry}: the hypervisor's is {own:#x}")
 
-    def _child(self, entry: int, level: TypeOfFrame, where: str) -> None:
-        if entry & TABLE_DISALLOWED or not entry & USER:
-            self.found.append(f"{where} is {entry:#x}")
-        self.refer((entry & ADDRESS_MASK) >> PAGE_SHIFT, TypeOfFrame(level - 1), where)
+    def _child(self, entry: _Entry) -> None:
+        if entry.value & TABLE_DISALLOWED or not entry.value & USER:
+            self.found.append(f"{entry}: flags that it must not have, or must")
+        child = (entry.value & ADDRESS_MASK) >> PAGE_SHIFT
+        self.refer(child, TypeOfFrame(entry.level - 1), entry)
 
-    def _data(self, entry: int, _level: TypeOfFrame, where: str) -> None:
-        mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
+    def _data(self, entry: _Entry) -> None:
+        value = entry.value
+        mfn = (value & ADDRESS_MASK) >> PAGE_SHIFT
         kind = self._frames.kind(mfn)
-        if entry & L1_DISALLOWED & ~GNTTAB or not entry & USER:
-            self.found.append(f"{where} is {entry:#x}")
-        if kind is Kind.ABSENT or (kind is Kind.FOREIGN_READONLY and entry & RW):
-            self.found.append(f"{where} maps mfn {mfn:#x}, {kind.name}, as {entry:#x}")
-        if entry & RW and kind in (Kind.OWN, Kind.XEN):
-            self.refer(mfn, TypeOfFrame.WRITABLE, where)
+        if value & L1_DISALLOWED & ~GNTTAB or not value & USER:
+            self.found.append(f"{entry}: flags that it must not have, or must")
+        if kind is Kind.ABSENT or (kind is Kind.FOREIGN_READONLY and value & RW):
+            self.found.append(f"{entry}: the frame is {kind.name}")
+        if value & RW and kind in (Kind.OWN, Kind.XEN):
+            self.refer(mfn, TypeOfFrame.WRITABLE, entry)
         else:
             self.readers[mfn] += 1
 
