@@ -258,7 +258,8 @@ class RunningMachine:
 
     def _execute_natively(self, guest: RunningGuest) -> None:
         p2m = self.services.toolstack.take_p2m(guest.domid)
-        guest.tally = self.host.start_native(guest.domain, p2m, outspoken=not self._has_processes).tally
+        guest.native = self.host.start_native(guest.domain, p2m, outspoken=not self._has_processes)
+        guest.tally = guest.native.tally
         self._has_processes = True
 
     # For guests and for running_machine
