@@ -58,6 +58,7 @@ def _run_slice(dispatch: Dispatch, caller: Vcpu, address: int, count: int) -> in
     when the vCPU has blocked or its domain has stopped.
     """
     memory = caller.access
+    awake = not caller.blocked  # a coroutine kernel's other tasks go on while it waits
     done = 0
     more = True
     while more and done < count:
@@ -65,17 +66,17 @@ def _run_slice(dispatch: Dispatch, caller: Vcpu, address: int, count: int) -> in
         view = memory.contiguous(at, (count - done) * ENTRY_SIZE)
         together = len(view) // ENTRY_SIZE
         if together:
-            finished, more = _run_together(dispatch, caller, at, view, together)
+            finished, more = _run_together(dispatch, caller, at, view, together, awake=awake)
             done += finished
         else:
             more = _run_split(dispatch, caller, at)
             done += more
-        more = more and not (caller.blocked or caller.domain.stopped)
+        more = more and not ((awake and caller.blocked) or caller.domain.stopped)
     return done
 
 
 def _run_together(
-    dispatch: Dispatch, caller: Vcpu, address: int, view: memoryview, count: int
+    dispatch: Dispatch, caller: Vcpu, address: int, view: memoryview, count: int, *, awake: bool
 ) -> tuple[int, bool]:
     """Execute `count` entries that lie in one view: how many are finished, and whether the next one may run.
     Ends early when the physmap has changed, as the view may then show what is gone.
@@ -91,7 +92,7 @@ def _run_together(
             finished = _report(memory, address + index * ENTRY_SIZE, result)
             return index + finished, finished
         words[index * WORDS + RESULT_WORD] = result & U64
-        if domain.stopped or caller.blocked:
+        if domain.stopped or (awake and caller.blocked):
             return index + 1, False
     return count, True
 

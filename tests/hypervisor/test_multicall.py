@@ -218,6 +218,15 @@ def test_a_batch_ends_when_an_entry_goes_wrong_within_us(
     assert len(guest.machine.faults) == 1
 
 
+def test_another_task_of_a_kernel_that_waits_has_its_batch_done_at_once(guest: Guest) -> None:
+    assert guest.machine.hypercall(guest.vcpu, xen.__HYPERVISOR_sched_op, (SCHEDOP_block, 0)) == 0
+    put(guest, [VERSION] * 10)
+    assert guest.machine.hypercall(guest.vcpu, xen.__HYPERVISOR_multicall, (LIST, 10)) == 0
+    assert results(guest, 10) == [VERSION_RESULT] * 10
+    assert guest.domain.counters.continuations == 0
+    assert guest.vcpu.blocked
+
+
 def test_a_vcpu_that_blocks_goes_on_with_the_rest_later(guest: Guest) -> None:
     put(guest, [(xen.__HYPERVISOR_sched_op, SCHEDOP_block), VERSION])
     rest = guest.machine.hypercall(guest.vcpu, xen.__HYPERVISOR_multicall, (LIST, 2))
