@@ -66,7 +66,8 @@ class Clock(Protocol):
 class PvDomain:
     """domid is the machine-wide core's. vcpus: all that it may have. stop_slice: the engine stops at the next border.
     mapped_grants: by handle. vm_assist: bits of VMASST_TYPE_*. border_ns: system time at
-    which the present slice ends at the latest.
+    which the present slice ends at the latest. yielded: whether the vCPU that executes wants others to. preferred: the
+    vCPU that is to execute next.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class PvDomain:
         self.xen_version: int | None = None
         self.vm_assist = 0
         self.border_ns = 0
+        self.yielded = False
+        self.preferred: PvVcpu | None = None
         self.tsc_hz = clock.tsc_hz
         self.read_tsc = clock.read_tsc
         self.refusals: Callable[[PvVcpu, int, XenError], None] | None = None
@@ -112,7 +115,7 @@ class PvDomain:
         self.vcpus = [
             PvVcpu(self, vcpu_id, self._first_info(vcpu_id), now_ns) for vcpu_id in range(max_vcpus)
         ]
-        self.ports = Ports(self.vcpus, hypervisor.ring)
+        self.ports = Ports(self.vcpus, hypervisor.ring, self._prefer)
         self.ports.place_shared_info(shared_info)
         self.hypercalls = Hypercalls(self)
 
@@ -132,6 +135,11 @@ class PvDomain:
         """A timer will be due at this system time: the present slice ends no later."""
         if deadline_ns < self.border_ns:
             self.reschedule()
+
+    def _prefer(self, vcpu: PvVcpu) -> None:
+        """A vCPU has been sent an IPI, or is blocked no more: it executes next."""
+        self.preferred = vcpu
+        self.reschedule()
 
     def crash(self, vcpu: PvVcpu, reason: str) -> NoReturn:
         """It cannot go on. Raises DomainCrash."""

@@ -36,15 +36,19 @@ class PortsState(BaseModel):
 
 
 class Ports:
-    """ring: sends the event of a port that is bound to another domain; False if that takes a hypercall. received,
+    """ring: sends the event of a port that is bound to another domain; False if that takes a hypercall.
+    prefer: told of a vCPU that was sent an IPI, or is blocked no more. received,
     upcalls: events that were entered, and how often that raised an upcall.
     """
 
-    def __init__(self, vcpus: Sequence[PvVcpu], ring: Callable[[int], bool]) -> None:
+    def __init__(
+        self, vcpus: Sequence[PvVcpu], ring: Callable[[int], bool], prefer: Callable[[PvVcpu], None]
+    ) -> None:
         self.received = 0
         self.upcalls = 0
         self._vcpus = vcpus
         self._ring = ring
+        self._prefer = prefer
         self._owner: dict[int, int] = {}
         self._virqs: dict[tuple[int, int], int] = {}
         self._ipis: dict[int, int] = {}
@@ -80,6 +84,7 @@ class Ports:
             self.upcalls += 1
         if vcpu.blocked and not (vcpu.poll_ports and info[UPCALL_MASK]):
             vcpu.unblock()
+            self._prefer(vcpu)
 
     def is_pending(self, port: int) -> bool:
         """Whether its bit is set."""
@@ -91,6 +96,7 @@ class Ports:
         if target is None:
             return self._ring(port)
         self.set_pending(port)
+        self._prefer(self._vcpus[target])
         return True
 
     def unmask(self, port: int) -> None:

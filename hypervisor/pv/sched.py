@@ -28,6 +28,8 @@ def sched_op(vcpu: PvVcpu, operation: int, arg: int) -> int:
         vcpu.blocked = not vcpu.info[UPCALL_PENDING]
     elif operation == SCHEDOP_poll:
         _poll(vcpu, arg)
+    else:
+        vcpu.domain.yielded = True
     vcpu.domain.reschedule()
     return 0
 

@@ -18,7 +18,7 @@ from hypervisor.vcpu.native.start import NativeStart
 from hypervisor.vcpu.native.turn import TURN_PORT
 from hypervisor.vcpu.process.confinement import Confinement
 from hypervisor.vcpu.process.execution import Image, ProcessVcpu
-from hypervisor.vcpu.process.wire import ChannelBroken, Request
+from hypervisor.vcpu.process.wire import ChangeKind, ChannelBroken, Request
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
@@ -35,6 +35,8 @@ DATA_BYTES: Final = 2 << 30
 """of the engine: what it has translated above all"""
 STATE_BYTES: Final = 64 << 20
 """a domain's state in text at most"""
+AUDIT_BYTES: Final = 1 << 20
+"""what an audit finds, at most"""
 
 
 class NotRunning(XenError):
@@ -84,6 +86,8 @@ class NativeVcpu(ProcessVcpu):
         self._contender: Contender | None = None
         self._hopped: anyio.Event | None = None
         self._state_fd = -1
+        self._auditing: anyio.Event | None = None
+        self._audit_bytes: int | None = None
         self._tally_fd = sealed_memfd(TALLY_BYTES)
         self.tally = Tally.of(memoryview(mmap.mmap(self._tally_fd, TALLY_BYTES)))
 
@@ -98,7 +102,9 @@ class NativeVcpu(ProcessVcpu):
             await super().run()
         finally:
             os.close(self._tally_fd)
-            self._is_ready()
+            for waited_for in (self._hopped, self._auditing):
+                if waited_for is not None:
+                    waited_for.set()
 
     async def hop(self) -> None:
         """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
@@ -109,13 +115,41 @@ class NativeVcpu(ProcessVcpu):
         self._hopped = hopped = anyio.Event()
         self._state_fd = sealed_memfd(STATE_BYTES)
         try:
-            self._changes.save(self._state_fd)
+            self._changes.order(ChangeKind.SAVE, self._state_fd)
             await hopped.wait()
         finally:
             os.close(self._state_fd)
             self._hopped = None
         if self._domain.stopped:
             raise NotRunning(self._domain.domid)
+
+    async def audit(self) -> list[str]:
+        """Let the process walk all page tables of the domain at the next slice border and count everything again: what
+        does not agree, in words. Raises NotRunning when there is none that could, or it ends meanwhile.
+        """
+        if self._changes is None or self._auditing is not None:
+            raise NotRunning(self._domain.domid)
+        self._auditing = done = anyio.Event()
+        self._audit_bytes = None
+        fd = sealed_memfd(AUDIT_BYTES)
+        try:
+            self._changes.order(ChangeKind.AUDIT, fd)
+            await done.wait()
+            if self._audit_bytes is None:
+                raise NotRunning(self._domain.domid)
+            return os.pread(fd, self._audit_bytes, 0).decode("utf-8", "replace").splitlines()
+        finally:
+            os.close(fd)
+            self._auditing = None
+
+    def _audited(self, request: Request) -> None:
+        size = request.args[0]
+        if self._auditing is None or size > AUDIT_BYTES:
+            raise ChannelBroken(
+                f"{size} bytes of findings, expected at most {AUDIT_BYTES} when they are asked for"
+            )
+        self._audit_bytes = size
+        self._auditing.set()
 
     def _resumed(self, request: Request) -> Image:
         size = request.args[0]
@@ -125,7 +159,9 @@ class NativeVcpu(ProcessVcpu):
             )
         state = os.pread(self._state_fd, size, 0)
         start = NativeStart.model_validate_json(self._image.payload)
-        return Image(ENTRY, start.model_copy(update={"state": state, "outspoken": False}).model_dump_json().encode())
+        return Image(
+            ENTRY, start.model_copy(update={"state": state, "outspoken": False}).model_dump_json().encode()
+        )
 
     def _is_ready(self) -> None:
         if self._hopped is not None:

@@ -7,7 +7,6 @@ the hypervisor has changed is done; they are the points at which the domain can 
 
 from __future__ import annotations
 
-import os
 import select
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -28,7 +27,13 @@ if TYPE_CHECKING:
 
 SLICE_NS: Final = 4_000_000
 """how long the engine runs before it is looked whether there is something to do"""
+QUANTUM_NS: Final = 4_000_000
+"""how long a vCPU executes before another one of its domain does, in one or several slices"""
 NANOSECONDS: Final = 1_000_000_000
+
+
+AUDIT_BYTES: Final = 1 << 20
+"""of what an audit has found, so much is told"""
 
 
 class SavedDomain(BaseModel):
@@ -61,7 +66,7 @@ class Executor:
         self._enter = domain.hypercalls.enter
         self._saved: dict[int, Any] = {}
         self._loaded: PvVcpu | None = None
-        self._next = 0
+        self._quantum_ns = 0
 
     # ---- what the engine meets
 
@@ -129,6 +134,7 @@ class Executor:
                 runstate.run(vcpu, now)
             domain.border_ns = border = _border(now, self._deadline())
             engine.run(max(0, border - now), fd)
+            self._quantum_ns -= now_ns() - now
 
     def _attend(self) -> None:
         """Whatever has come since the last border."""
@@ -136,6 +142,8 @@ class Executor:
         self._connection.collect(self.domain.ports.set_pending)
         if self._residence.save_fd is not None:
             self._save(self._residence.save_fd)
+        if self._residence.audit_fd is not None:
+            self._audit()
         now = self.domain.now_ns()
         for vcpu in self.domain.vcpus:
             deadline = vcpu.deadline_ns
@@ -150,13 +158,23 @@ class Executor:
         return min(deadlines) if deadlines else None
 
     def _pick(self) -> PvVcpu | None:
-        """The next that may be executed, each in its turn."""
-        vcpus = self.domain.vcpus
-        count = len(vcpus)
-        for step in range(count):
-            vcpu = vcpus[(self._next + step) % count]
+        """The one that executed last, until its quantum is used up or it yields; then the next, each in its turn. One
+        that was just woken, or that another has sent an IPI, comes first: who sent it may be waiting for an answer.
+        """
+        domain, loaded = self.domain, self._loaded
+        preferred, domain.preferred = domain.preferred, None
+        if preferred is not None and preferred is not loaded and preferred.runnable:
+            self._quantum_ns = QUANTUM_NS
+            return preferred
+        if loaded is not None and loaded.runnable and self._quantum_ns > 0 and not domain.yielded:
+            return loaded
+        domain.yielded = False
+        self._quantum_ns = QUANTUM_NS
+        vcpus = domain.vcpus
+        first = 0 if loaded is None else loaded.id + 1
+        for step in range(len(vcpus)):
+            vcpu = vcpus[(first + step) % len(vcpus)]
             if vcpu.runnable:
-                self._next = (vcpu.id + 1) % count
                 return vcpu
         return None
 
@@ -182,10 +200,19 @@ class Executor:
             self._saved[self._loaded.id] = self._engine.save()
         saved = SavedDomain(domain=dump_domain(self.domain), registers=self._saved)
         state = saved.model_dump_json().encode()
-        done = 0
-        while done < len(state):
-            done += os.write(fd, state[done:])
+        with open(fd, "wb") as file:
+            file.write(state)
         self._connection.request(RequestKind.SAVED, args=(len(state),))
+
+    def _audit(self) -> None:
+        """Count everything again, and say what does not agree."""
+        domain, fd = self.domain, self._residence.audit_fd
+        assert fd is not None
+        self._residence.audit_fd = None
+        found = "\n".join(domain.page_tables.audit(domain.vcpus)).encode()[:AUDIT_BYTES]
+        with open(fd, "wb") as file:
+            file.write(found)
+        self._connection.request(RequestKind.AUDITED, args=(len(found),))
 
     def go_on(self, saved: SavedDomain) -> None:
         """With what another process has written down. Whoever may have rung meanwhile has rung: an event too many

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 class Residence:
     """Implements hypervisor.vcpu.process.connection.Resident. domain: when it is there. save_fd: where its state
-    is to be written.
+    is to be written; audit_fd: where it is, what is wrong with it.
     """
 
     def __init__(self, frames: LocalFrames) -> None:
         self.shared_info: memoryview | None = None
         self.domain: PvDomain | None = None
         self.save_fd: int | None = None
+        self.audit_fd: int | None = None
         self._frames = frames
 
     @property
@@ -69,3 +70,7 @@ class Residence:
     def save_to(self, fd: int) -> None:
         """At the next slice border."""
         self.save_fd = fd
+
+    def audit_to(self, fd: int) -> None:
+        """At the next slice border."""
+        self.audit_fd = fd

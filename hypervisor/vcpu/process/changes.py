@@ -58,14 +58,14 @@ class Changes:
         self.bells = BellChanges(domain.events, self._noted)
         self._wanted = wanted
         self._packet = Packet()
-        self._save: Change | None = None
+        self._orders: list[Change] = []
 
     def __bool__(self) -> bool:
-        return bool(self.memory.noted or self.bells.noted or self._save)
+        return bool(self.memory.noted or self.bells.noted or self._orders)
 
-    def save(self, fd: int) -> None:
-        """Let the process write its state there when it has done all else, and end."""
-        self._save = Change(ChangeKind.SAVE, fds=(fd,))
+    def order(self, kind: ChangeKind, fd: int) -> None:
+        """SAVE or AUDIT: what the process is to do when it has done all else."""
+        self._orders.append(Change(kind, fds=(fd,)))
         self._noted()
 
     @property
@@ -97,10 +97,10 @@ class Changes:
         self._packet = packet = Packet()
         self.memory.fill(packet)
         self.bells.fill(packet)
-        if self._save is not None and packet.has_room and not self.left:
-            packet.add(self._save)
-            packet.undo.append(partial(setattr, self, "_save", self._save))
-            self._save = None
+        while self._orders and packet.has_room and not self.left:
+            order = self._orders.pop(0)
+            packet.add(order)
+            packet.undo.append(partial(self._orders.insert, 0, order))
         return packet.changes
 
     @property

@@ -54,6 +54,9 @@ class Resident(Protocol):
     def save_to(self, fd: int) -> None:
         """Write your state there when you stand still, and end."""
 
+    def audit_to(self, fd: int) -> None:
+        """Count everything again when you stand still, and write there what does not agree."""
+
 
 class Connection:
     """Made of the channel, the bell that it hears and the one that it rings."""
@@ -110,9 +113,27 @@ class Connection:
                 enter(port)
 
     def _apply(self, change: Change) -> None:
-        kind, gpfn, pages, number, offset, fds = change
-        space, resident = self.space, self._resident
+        resident = self._resident
         assert resident is not None
+        kind = change.kind
+        if kind in _OF_MEMORY:
+            self._change_memory(resident, change)
+        elif kind is ChangeKind.RING:
+            self.routes.ring(change)
+        elif kind is ChangeKind.SILENCE:
+            self.routes.silence(change)
+        elif kind is ChangeKind.LISTEN:
+            self.listening.listen(change)
+        elif kind is ChangeKind.DEAF:
+            self.listening.go_deaf(change)
+        elif kind is ChangeKind.SAVE:
+            resident.save_to(change.fds[0])
+        else:
+            resident.audit_to(change.fds[0])
+
+    def _change_memory(self, resident: Resident, change: Change) -> None:
+        kind, gpfn, pages, number, offset, fds = change
+        space = self.space
         if kind is ChangeKind.MAP_PAGE:
             space.map_page(gpfn, fds[0], writable=bool(pages))
             resident.appeared(change)
@@ -131,18 +152,22 @@ class Connection:
             space.drop_extent(number)
         elif kind is ChangeKind.SHARED_INFO:
             resident.place_shared_info(space.own_page(number, offset))
-        elif kind is ChangeKind.VCPU_INFO:
-            resident.place_vcpu_info(space.page(gpfn), offset)
-        elif kind is ChangeKind.RING:
-            self.routes.ring(change)
-        elif kind is ChangeKind.SILENCE:
-            self.routes.silence(change)
-        elif kind is ChangeKind.LISTEN:
-            self.listening.listen(change)
-        elif kind is ChangeKind.SAVE:
-            resident.save_to(fds[0])
         else:
-            self.listening.go_deaf(change)
+            resident.place_vcpu_info(space.page(gpfn), offset)
+
+
+_OF_MEMORY: Final = frozenset(
+    {
+        ChangeKind.EXTENT,
+        ChangeKind.DROP_EXTENT,
+        ChangeKind.SHARED_INFO,
+        ChangeKind.VCPU_INFO,
+        ChangeKind.MAP_RAM,
+        ChangeKind.MAP_PAGE,
+        ChangeKind.MOVE_PAGE,
+        ChangeKind.UNMAP,
+    }
+)
 
 
 def connect(fds: Sequence[int]) -> Connection:

@@ -183,8 +183,12 @@ class ProcessVcpu:
         """The process runs whenever the host lets it."""
         yield
 
-    def _started(self) -> None:
-        """There is a process that executes it."""
+    def _audited(self, _request: Request) -> None:
+        """It has written down what a recount has found. Raises ChannelBroken."""
+        raise ChannelBroken("it has counted what nobody has asked for")
+
+    def _is_ready(self) -> None:
+        """Its process says that it executes the domain."""
 
     def _descriptors(self) -> Sequence[int]:
         """Handed to the process beside its ends; they stay ours."""
@@ -209,7 +213,6 @@ class ProcessVcpu:
             self.child = child
             self._header = ends.ringer.memory.header
             self.vcpu.elsewhere = self
-            self._started()
             try:
                 if not self._domain.executing:
                     self.stop()
@@ -325,7 +328,11 @@ class ProcessVcpu:
                 return await self._hypercall(request, channel, changes)
             if request.kind is RequestKind.SHARE:
                 return self._share(changes, request)
-            if request.kind is RequestKind.RECLAIM:
+            if request.kind is RequestKind.READY:
+                self._is_ready()
+            elif request.kind is RequestKind.AUDITED:
+                self._audited(request)
+            elif request.kind is RequestKind.RECLAIM:
                 pfn, count = request.args[:2]
                 changes.memory.moved(reclaim_pages(self._domain, pfn, count))
         except XenError as error:

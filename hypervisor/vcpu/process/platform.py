@@ -150,6 +150,9 @@ class ProcessPlatform:
     def save_to(self, fd: int) -> None:
         """A Python program has state that nobody can write down: this is not asked of one."""
 
+    def audit_to(self, fd: int) -> None:
+        """A Python program has no page tables: this is not asked of one."""
+
 
 def attach(fds: Sequence[int], origin_ns: int) -> ProcessPlatform:
     """The platform of this process, made of what the hypervisor handed to it."""

@@ -33,6 +33,8 @@ class RequestKind(IntEnum):
     """args: how many bytes of state were written, as SAVE has asked. There is no answer: the process ends"""
     READY = 6
     """It executes its domain from now on"""
+    AUDITED = 7
+    """args: how many bytes it has written, as AUDIT has asked"""
 
 
 class ShareResult(IntEnum):
@@ -75,6 +77,8 @@ class ChangeKind(IntEnum):
     """vcpu_info lies at byte `offset` of page `gpfn`"""
     SAVE = 13
     """fd: write all state there that is not in the domain's memory, say SAVED, and go on no more"""
+    AUDIT = 14
+    """fd: write there, a line each, what counting everything again has found, and say AUDITED"""
 
 
 DESCRIPTORS: Final = {
@@ -84,6 +88,7 @@ DESCRIPTORS: Final = {
     ChangeKind.LISTEN: 2,
     ChangeKind.RING: 2,
     ChangeKind.SAVE: 1,
+    ChangeKind.AUDIT: 1,
 }
 """how many come with each change"""
 OPTIONAL: Final = (ChangeKind.LISTEN, ChangeKind.RING)

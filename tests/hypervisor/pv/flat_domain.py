@@ -49,9 +49,10 @@ class FlatDomain:
         self.vcpu = PvVcpu(self, 0, self.shared_info[:VCPU_INFO_SIZE])  # type: ignore[arg-type]
         self.vcpus = [self.vcpu]
         self.routes: set[int] = set()
-        self.ports = Ports(self.vcpus, self.routes.__contains__)
+        self.ports = Ports(self.vcpus, self.routes.__contains__, lambda vcpu: None)
         self.ports.place_shared_info(self.shared_info)
         self.reschedules = 0
+        self.yielded = False
         self.asked: list[tuple[int, tuple[int, ...], int]] = []
         self.answer = 0
         self.hypervisor = self

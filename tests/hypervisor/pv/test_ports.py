@@ -20,7 +20,8 @@ class Bits:
         self.vcpus = [PvVcpu(None, at, info) for at, info in enumerate(infos)]  # type: ignore[arg-type]
         self.rung: list[int] = []
         self.routes: set[int] = set()
-        self.ports = Ports(self.vcpus, self._ring)
+        self.sent: list[PvVcpu] = []
+        self.ports = Ports(self.vcpus, self._ring, self.sent.append)
         self.ports.place_shared_info(self.page)
         self.words = self.page.cast("Q")
 
@@ -87,6 +88,7 @@ def test_an_ipi_is_sent_here_and_others_ring() -> None:
     bits.ports.bound_ipi(9, 1)
     assert bits.ports.send(9)
     assert bits.upcalls() == [False, True]
+    assert bits.sent == [bits.vcpus[1]]
     assert bits.rung == []
     bits.routes.add(10)
     assert bits.ports.send(10)
@@ -109,6 +111,7 @@ def test_an_event_wakes_a_blocked_vcpu_and_a_masked_one_only_a_poll() -> None:
     assert (blocked.blocked, polling.blocked, polling.poll_ports) == (True, False, ())
     bits.ports.set_pending(42)
     assert not blocked.blocked
+    assert bits.sent == [blocked]
 
 
 def test_an_upcall_ends_a_poll_unless_upcalls_are_masked() -> None:
