@@ -33,15 +33,19 @@ class PageKind(Enum):
 
 
 class RamRun:
-    """`count` guest frames from `gpfn` on consecutive machine frames from `mfn`, in one view."""
+    """`count` guest frames from `gpfn` on consecutive machine frames from `mfn`, in one view: as bytes, and as
+    u64s. `limit`: the guest frame behind them.
+    """
 
-    __slots__ = ("count", "end", "gpfn", "mfn", "start", "view")
+    __slots__ = ("count", "end", "gpfn", "limit", "mfn", "quads", "start", "view")
 
     def __init__(self, gpfn: int, mfn: int, count: int, view: memoryview) -> None:
         self.gpfn = gpfn
         self.mfn = mfn
         self.count = count
         self.view = view
+        self.quads = view.cast("Q")
+        self.limit = gpfn + count
         self.start = gpfn << PAGE_SHIFT
         self.end = (gpfn + count) << PAGE_SHIFT
 
@@ -201,6 +205,16 @@ class GuestMemory(GuestAccess):
             self._recent = run = found
         offset = start - run.start
         return run.view[offset : offset + PAGE_SIZE]
+
+    def quad(self, gpfn: int, index: int) -> int:
+        """The u64 `index` of a guest frame that is ordinary RAM, fetched once; 0 of any other."""
+        run = self._recent
+        if not run.gpfn <= gpfn < run.limit:
+            found = self._run_at(gpfn)
+            if found is None:
+                return 0
+            self._recent = run = found
+        return run.quads[(gpfn - run.gpfn) << 9 | index]
 
     def span(self, gpfn: int, count: int) -> memoryview:
         """`count` guest frames as one view. BadGpfn if they are not RAM on consecutive machine frames."""

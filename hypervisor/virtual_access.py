@@ -11,7 +11,6 @@ page of the domain's physmap, which it may reach anyway.
 
 from __future__ import annotations
 
-from struct import Struct as Codec
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.errors import BadGpfn, GuestFault
@@ -34,8 +33,6 @@ _RW: Final = 2
 _USER: Final = 4
 _PSE: Final = 0x80
 _FRAME_MASK: Final = (1 << 40) - 1  # of an entry without its low 12 bits: address bits 12 to 51
-_UPPER_SHIFTS: Final = (39, 30, 21)
-_ENTRY: Final = Codec("<Q")
 
 
 class VirtualAccess(GuestAccess):
@@ -131,22 +128,17 @@ class VirtualAccess(GuestAccess):
         """
         if not (0 <= address < LOWER_END or HYPERVISOR_VIRT_END <= address < ADDRESS_END):
             return NOWHERE
-        table = self._memory.ram_page
-        fetch = _ENTRY.unpack_from
-        mfn = root
-        for shift in _UPPER_SHIFTS:
-            page = table(mfn)
-            if page is None:
-                return NOWHERE
-            entry = fetch(page, (address >> shift & 511) << 3)[0]
-            if entry & wanted != wanted or entry & _PSE:
-                return NOWHERE
-            mfn = entry >> PAGE_SHIFT & _FRAME_MASK
-        page = table(mfn)
-        if page is None:
+        quad = self._memory.quad
+        entry = quad(root, address >> 39 & 511)
+        if entry & wanted != wanted or entry & _PSE:
             return NOWHERE
-        entry = fetch(page, (address >> PAGE_SHIFT & 511) << 3)[0]
+        entry = quad(entry >> PAGE_SHIFT & _FRAME_MASK, address >> 30 & 511)
+        if entry & wanted != wanted or entry & _PSE:
+            return NOWHERE
+        entry = quad(entry >> PAGE_SHIFT & _FRAME_MASK, address >> 21 & 511)
+        if entry & wanted != wanted or entry & _PSE:
+            return NOWHERE
+        entry = quad(entry >> PAGE_SHIFT & _FRAME_MASK, address >> PAGE_SHIFT & 511)
         if entry & wanted != wanted:
             return NOWHERE
-        found: int = (entry >> PAGE_SHIFT & _FRAME_MASK) << PAGE_SHIFT | address & PAGE_MASK
-        return found
+        return (entry >> PAGE_SHIFT & _FRAME_MASK) << PAGE_SHIFT | address & PAGE_MASK
