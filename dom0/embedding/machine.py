@@ -185,6 +185,7 @@ class RunningMachine:
             pydantic.ValidationError: memory, weight, cap or a disk's settings are wrong.
             BackendError, NoSuchDriverDomain, StoreError, MachineStopped: as for `start`.
         """
+        self.host.expect_native()
         image = self._folder / kernel
         config = DomainConfig(
             name=self._named(name),

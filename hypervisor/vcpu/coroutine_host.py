@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hypervisor.machine import Machine
     from hypervisor.vcpu.state import Vcpu
 
+NATIVE_PRELOAD: Final = ("hypervisor.vcpu.native.process",)
+"""what the processes of native domains find imported: nothing that only Python's kernels need"""
 NANOSECONDS: Final = 1_000_000_000
 CRASHES_KEPT: Final = 256
 ENDING_SECONDS: Final = 5.0
@@ -86,6 +88,7 @@ class CoroutineHost:
         self._preload = preload
         self._bells = Bells()
         self._spawner: Spawner | None = None
+        self._native_spawner: Spawner | None = None
         self._pcpus: Pcpus | None = None
         self._executions: dict[Vcpu, Execution] = {}
         self._tasks: TaskGroup | None = None
@@ -139,8 +142,13 @@ class CoroutineHost:
         if self._tasks is not None:
             raise HostMisuse("this host runs a machine already")
         with exits_contained():
-            async with Spawner.running(self._preload) as spawner, anyio.create_task_group() as tasks:
+            async with (
+                Spawner.running(self._preload) as spawner,
+                Spawner.running(NATIVE_PRELOAD) as native_spawner,
+                anyio.create_task_group() as tasks,
+            ):
                 self._spawner = spawner
+                self._native_spawner = native_spawner
                 self._tasks = tasks
                 self._pcpus = Pcpus(machine)
                 self._timer_parker = new_parker()
@@ -149,7 +157,7 @@ class CoroutineHost:
                 try:
                     yield self
                 finally:
-                    self._tasks = self._timer_parker = self._spawner = None
+                    self._tasks = self._timer_parker = self._spawner = self._native_spawner = None
                     tasks.cancel_scope.cancel()
                     with anyio.CancelScope(shield=True):
                         await self._see_all_end()
@@ -168,12 +176,17 @@ class CoroutineHost:
         self._start(execution)
         return execution
 
+    def expect_native(self) -> None:
+        """A native domain will be started soon: what its process is forked from may import everything meanwhile."""
+        if self._native_spawner is not None:
+            self._native_spawner.warm()
+
     def start_native(self, domain: Domain, p2m: bytes = b"", *, outspoken: bool = False) -> NativeVcpu:
         """Let a process of its own execute a native domain, which has the context of its first vCPU, as soon as it
         is unpaused. p2m: u64 MFNs by PFN, packed; empty: frames are where RAM begins, in order. outspoken: let it
         say what this system cannot keep it from.
         """
-        if self._spawner is None or self._pcpus is None:
+        if self._native_spawner is None or self._pcpus is None:
             raise HostMisuse("this host does not run")
         image = native_image(
             domain,
@@ -183,7 +196,12 @@ class CoroutineHost:
             outspoken=outspoken,
         )
         execution = NativeVcpu(
-            domain.vcpus[0], image, self._spawner, self._bells, self._record_crash, pcpus=self._pcpus
+            domain.vcpus[0],
+            image,
+            self._native_spawner,
+            self._bells,
+            self._record_crash,
+            pcpus=self._pcpus,
         )
         self._start(execution)
         return execution
