@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hypervisor.errors import BadFrame
+from hypervisor.errors import BadFrame, InvalidArgument
 from hypervisor.pv.entries import ADDRESS_MASK, PRESENT
 from hypervisor.pv.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -45,6 +45,17 @@ class LocalDescriptors:
         vcpu.ldt_frames = [self._take(vcpu, vcpu.ldt_base + page * PAGE_SIZE) for page in range(pages)]
         vcpu.domain.monitor.set_ldt(vcpu.id, vcpu.ldt_frames, vcpu.ldt_entries)
         self._validation.flush_due = True
+
+    def load(self, vcpu: PvVcpu) -> None:
+        """Refer to the pages that the vCPU's LDT had when it was saved. BadFrame, InvalidArgument: it names others."""
+        frames, vcpu.ldt_frames = vcpu.ldt_frames, []
+        if len(frames) != -(-vcpu.ldt_entries // DESCRIPTORS_A_PAGE):
+            raise InvalidArgument("pages of an LDT", len(frames), f"as {vcpu.ldt_entries} descriptors need")
+        for mfn in frames:
+            if mfn:
+                self._validation.take_descriptors(mfn)
+            vcpu.ldt_frames.append(mfn)
+        vcpu.domain.monitor.set_ldt(vcpu.id, vcpu.ldt_frames, vcpu.ldt_entries)
 
     def drop(self, vcpu: PvVcpu) -> None:
         """Refer to them no more. The processor is told by the `map` that follows, or has no use for the vCPU."""

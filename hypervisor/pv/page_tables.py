@@ -263,9 +263,9 @@ class PageTables:
         return page_tables_state.dump(self.frames, self.m2p, self.strict_m2p)
 
     def load(self, state: PageTablesState, vcpus: Sequence[PvVcpu]) -> None:
-        """The inverse, on frames that have appeared and nothing refers to yet. The vCPUs name their roots and
-        LDTs already; their GDT and registered areas are taken again by whoever loads them. Everything is validated:
-        XenError.
+        """The inverse, on frames that have appeared and nothing refers to yet. The vCPUs name their roots and the pages
+        of their LDTs already; their GDT and registered areas are taken again by whoever loads them. Everything is
+        validated: XenError.
         """
         validation = self.validation
         self._unbounded()
@@ -281,8 +281,7 @@ class PageTables:
                     self.roots.set_kernel(vcpu, vcpu.kernel_root)
                 if vcpu.user_root:
                     self.roots.set_user(vcpu, vcpu.user_root)
-                if vcpu.ldt_entries:
-                    self._descriptors.map(vcpu)
+                self._descriptors.load(vcpu)
         finally:
             validation.restoring = False
 

@@ -51,7 +51,7 @@ _PLAIN = (
     "period_ns",
 )
 """fields that are what they are in PvVcpu"""
-_ROOTS = ("kernel_root", "user_root", "ldt_base", "ldt_entries")
+_ROOTS = ("kernel_root", "user_root", "ldt_base", "ldt_entries", "ldt_frames")
 """fields that name frames; the page tables refer to them"""
 _CALLBACKS = ("event", "failsafe", "syscall", "syscall32", "sysenter")
 
@@ -104,6 +104,7 @@ class VcpuState(BaseModel):
     gdt_entries: int = Field(ge=0)
     ldt_base: U64
     ldt_entries: int = Field(ge=0, le=8192)
+    ldt_frames: list[Mfn] = Field(max_length=16)
     iopl: int = Field(ge=0, le=0x3000)
     iobmp: U64
     iobmp_ports: int = Field(ge=0, le=65536)

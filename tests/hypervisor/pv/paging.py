@@ -182,7 +182,7 @@ class PagedGuest:
         size = mfn(self.pages) << 12
         other.memory.octets[mfn(0) << 12 : size] = self.memory.octets[mfn(0) << 12 : size]
         for vcpu, its in zip(other.vcpus, self.vcpus):
-            for name in ("kernel_root", "user_root", "ldt_base", "ldt_entries"):
+            for name in ("kernel_root", "user_root", "ldt_base", "ldt_entries", "ldt_frames"):
                 setattr(vcpu, name, getattr(its, name))
         other.granted[:] = self.granted
         other.page_tables.load(state, other.vcpus)

@@ -7,7 +7,7 @@ whatever it could must have no way to write to a table: that is the invariant.
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hypervisor.abi.grant_table import GNTMAP_contains_pte, GNTMAP_host_map, GNTMAP_readonly
 from hypervisor.abi.mmu import (
@@ -26,12 +26,13 @@ from hypervisor.abi.mmu import (
 from hypervisor.abi.xen import DOMID_SELF
 from hypervisor.continuation import Continuation
 from hypervisor.errors import XenError
-from hypervisor.pv.frames import TypeOfFrame
+from hypervisor.pv.frames import Kind, TypeOfFrame
 from hypervisor.pv.layout import FOREIGN_FIRST, MFN_END, SHARED_INFO_MFN
 from tests.hypervisor.pv.paging import (
     ARGUMENT,
     FIRST_FREE,
     L1,
+    L3,
     L4,
     RW,
     P,
@@ -42,7 +43,7 @@ from tests.hypervisor.pv.paging import (
     va,
 )
 
-PAGES = 16
+PAGES = 20
 SLOTS = (0, 1, 255, 256, 260, 510, 511)
 
 pages = st.integers(0, PAGES - 1)
@@ -61,14 +62,14 @@ addresses = st.one_of(
 
 
 class Paging(RuleBasedStateMachine):
-    """vCPU 1 shares the first root at the start. calls: hypercalls that are to go on, by vCPU."""
+    """vCPU 1 shares the first root at the start. calls: hypercalls that are to go on, by vCPU. grants: once mapped."""
 
     @initialize()
     def start(self) -> None:
         self.guest = PagedGuest(PAGES).start()
         self.guest.page_tables.set_roots(self.guest.vcpus[1], mfn(L4), 0)
         self.calls = {}
-        self.readable = set()
+        self.grants = []
 
     def call(self, vcpu: int, hypercall, *args: int) -> None:
         """One slice of it: the vCPU may have something else to go on with."""
@@ -95,6 +96,35 @@ class Paging(RuleBasedStateMachine):
         if self.writable(page) and page != ARGUMENT:
             self.guest.set(page, slot, value)
 
+    @rule(
+        vcpu=st.integers(0, 1),
+        tree=st.lists(pages, min_size=4, max_size=6, unique=True),
+        slot=slots,
+        last=values,
+        command=st.sampled_from([MMUEXT_PIN_L1_TABLE + 3, MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR]),
+    )
+    def use_tree(self, vcpu: int, tree: list[int], slot: int, last: int, command: int) -> None:
+        """Write an L4, an L3, an L2 and L1 tables into pages that nobody maps any more, the last entry as you like it,
+        and use them.
+        """
+        for page in tree:
+            self.call(0, self.guest.page_tables.update_va_mapping, va(page), entry(page, P), 0)
+        if ARGUMENT in tree or not all(self.writable(page) for page in tree):
+            return
+        first, second, third, *leaves = tree
+        for page in tree:
+            self.guest.memory.frame(mfn(page))[:] = bytes(4096)
+        self.guest.set(first, slot, entry(second))
+        self.guest.set(first, 511, entry(L3))
+        self.guest.set(second, slot, entry(third))
+        for index, leaf in enumerate(leaves):
+            self.guest.set(third, index, entry(leaf))
+            self.guest.set(leaf, 0, entry(ARGUMENT))
+        self.guest.set(leaves[-1], 511, last)
+        if vcpu == 1 and command == MMUEXT_NEW_BASEPTR:
+            command = MMUEXT_NEW_USER_BASEPTR
+        self.operate(vcpu, [(command, mfn(first))])
+
     @rule(page=pages, level=st.integers(2, 4), child=pages, slot=slots)
     def link(self, page: int, level: int, child: int, slot: int) -> None:
         """Prepare a table of a higher level: whatever it was, it is read-only where it was mapped first."""
@@ -104,6 +134,14 @@ class Paging(RuleBasedStateMachine):
                 self.guest.set(page, other, 0)
             self.guest.set(page, slot, entry(child))
             self.operate(0, [(MMUEXT_PIN_L1_TABLE + level - 1, mfn(page))])
+
+    @precondition(lambda self: self.calls)
+    @rule(vcpu=st.integers(0, 1))
+    def go_on(self, vcpu: int) -> None:
+        """With whatever was interrupted, to its end or not."""
+        if vcpu in self.calls:
+            hypercall, args = self.calls[vcpu]
+            self.call(vcpu, hypercall, *args)
 
     # Hypercalls
 
@@ -188,19 +226,19 @@ class Paging(RuleBasedStateMachine):
     def map_grant(self, page: int, slot: int, frame: int, how: int, pte: bool) -> None:
         address = machine_address(page, slot) if pte else va(page)
         how |= GNTMAP_host_map | (GNTMAP_contains_pte if pte else 0)
-        self.quietly(self.guest.page_tables.map_grant, self.guest.vcpu, address, how, FOREIGN_FIRST + frame)
+        grant = address, how, FOREIGN_FIRST + frame
+        if self.quietly(self.guest.page_tables.map_grant, self.guest.vcpu, *grant):
+            self.grants.append(grant)
 
+    @precondition(lambda self: self.grants)
     @rule(
-        page=pages,
-        slot=slots,
-        frame=st.integers(0, 2),
-        how=st.sampled_from([0, GNTMAP_readonly]),
-        pte=st.booleans(),
+        index=st.integers(0, 9),
+        how=st.sampled_from([0, 0, 0, GNTMAP_readonly]),
+        frame=st.sampled_from([0, 0, 0, 1]),
     )
-    def unmap_grant(self, page: int, slot: int, frame: int, how: int, pte: bool) -> None:
-        address = machine_address(page, slot) if pte else va(page)
-        how |= GNTMAP_host_map | (GNTMAP_contains_pte if pte else 0)
-        self.quietly(self.guest.page_tables.unmap_grant, self.guest.vcpu, address, how, FOREIGN_FIRST + frame)
+    def unmap_grant(self, index: int, how: int, frame: int) -> None:
+        address, made, mapped = self.grants[index % len(self.grants)]
+        self.quietly(self.guest.page_tables.unmap_grant, self.guest.vcpu, address, made ^ how, mapped ^ frame)
 
     @rule(page=pages)
     def others_may_write(self, page: int) -> None:
@@ -218,9 +256,10 @@ class Paging(RuleBasedStateMachine):
     @rule(page=pages)
     def balloon(self, page: int) -> None:
         """Give it back, and get it again."""
+        self.call(0, self.guest.page_tables.update_va_mapping, va(page), 0, 0)
         if self.quietly(self.guest.page_tables.vanish, mfn(page), 1):
             self.guest.memory.frame(mfn(page))[:] = bytes(4096)
-            self.guest.page_tables.appear(mfn(page), 1, 1)
+            self.guest.page_tables.appear(mfn(page), 1, Kind.OWN)
             self.guest.check()
 
     def quietly(self, operation, *args) -> bool:
