@@ -12,18 +12,15 @@ from typing import Final, Self
 
 from hypervisor.pv.cpu import Segment
 from hypervisor.pv.layout import (
-    FOREIGN_END,
-    FOREIGN_FIRST,
     MONITOR_FIRST,
     PAGE_SHIFT,
     PAGE_SIZE,
     RAM_FIRST,
-    XEN_END,
     XEN_FIRST,
 )
-from hypervisor.vcpu.native import exit_checks, time_stamps
+from hypervisor.vcpu.native import exit_checks, time_stamps, written_code
 from hypervisor.vcpu.native.hooks import Handler, Hooks
-from hypervisor.vcpu.native.library import UC_PROT_ALL, EngineFailed, library
+from hypervisor.vcpu.native.library import UC_PROT_ALL, EngineFailed, EngineUnavailable, library
 from hypervisor.vcpu.native.monitor_pages import (
     FLAT_SEGMENTS,
     GDT_LIMIT,
@@ -70,23 +67,22 @@ class Engine(Registers):
         self._loaded_library = library()
         opened = self.opened
         self.attach(self._loaded_library, opened.cpu)
-        self._memory_address = memory_address
         self._uc = opened.uc
         self._stop_request = ctypes.c_uint8.from_address(opened.stop_request)
         self._exit_request = ctypes.c_uint8.from_address(opened.exit_request)
         self._countdown = ctypes.c_uint16.from_address(opened.countdown)
         self._forget_code = self._loaded_library.held.tb_invalidate_phys_range_x86_64
         self._emu_start = self._loaded_library.held.uc_emu_start
-        self._ram_addresses: list[tuple[int, int, int]] = []
+        self._regions: list[tuple[int, int]] = []
         self.tsc_hz = time_stamps.frequency()
         self.monitor = MonitorPages(pages)
         self.monitor.changed = self._descriptors_changed
         self._active = 0
-        self.map(XEN_FIRST, XEN_END - XEN_FIRST)
-        self.map(FOREIGN_FIRST, FOREIGN_END - FOREIGN_FIRST)
-        self.map(RAM_FIRST, pages)
-        self._map_at(MONITOR_FIRST, self.monitor.pages, self.monitor.address)
+        # Two regions, the larger one first: the library gives wrong internal addresses to later larger ones.
+        self._map(XEN_FIRST, RAM_FIRST + pages - XEN_FIRST, memory_address + (XEN_FIRST << PAGE_SHIFT))
+        self._map(MONITOR_FIRST, self.monitor.pages, self.monitor.address)
         self._hooks = Hooks(self, self._loaded_library)
+        written_code.watch(self._loaded_library, self._uc)
         exit_checks.make_cheap(self._loaded_library)
         self._enter_long_mode()
         self._watch: Watch | None = None
@@ -104,23 +100,20 @@ class Engine(Registers):
 
     # ---- memory
 
-    def map(self, mfn: int, count: int) -> None:
-        """Let page tables name `count` machine frames from `mfn` on, each where it is in the process's memory."""
-        self._map_at(mfn, count, self._memory_address + (mfn << PAGE_SHIFT))
-
-    def _map_at(self, mfn: int, count: int, host: int) -> None:
+    def _map(self, mfn: int, count: int, host: int) -> None:
+        """Let page tables name `count` machine frames from `mfn` on, which begin at `host`."""
         held = self._loaded_library.held
         code = held.uc_mem_map_ptr(self._uc, mfn << PAGE_SHIFT, count << PAGE_SHIFT, UC_PROT_ALL, host)
         self._loaded_library.check("uc_mem_map_ptr", code)
-        self._ram_addresses.append((mfn, mfn + count, held.qemu_ram_addr_from_host_x86_64(self._uc, host)))
+        start = sum(pages for _, pages in self._regions)
+        if held.qemu_ram_addr_from_host_x86_64(self._uc, host) != start << PAGE_SHIFT:
+            raise EngineUnavailable("its library places memory elsewhere than we know")
+        self._regions.append((mfn, count))
 
     def forget_code(self, mfn: int) -> None:
         """Somebody else than the guest has written into this frame: drop what was translated of it."""
-        for first, end, ram_address in self._ram_addresses:
-            if first <= mfn < end:
-                start = ram_address + (mfn - first << PAGE_SHIFT)
-                self._forget_code(self._uc, start, start + PAGE_SIZE)
-                return
+        start = mfn - XEN_FIRST << PAGE_SHIFT
+        self._forget_code(self._uc, start, start + PAGE_SIZE)
 
     # ---- vCPUs
 

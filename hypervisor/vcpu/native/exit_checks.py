@@ -16,12 +16,11 @@ engine is a third slower.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from typing import Final
 
 from hypervisor.vcpu.native.library import Library
 from hypervisor.vcpu.native.machine_code import MachineCode, address
+from hypervisor.vcpu.native.replaced import is_known, jump_to
 
 _KNOWN: Final = bytes.fromhex(
     "4c 8b 87 b8 01 00 00"  # mov r8, [rdi + 440]: the CPU
@@ -47,7 +46,6 @@ _OURS: Final = bytes.fromhex(
     "48 b8"  # leave: rax = the known function's rest, go there
 )
 _OURS_END: Final = bytes.fromhex("ff e0 c3")
-_JUMP: Final = bytes.fromhex("ff 25 00 00 00 00")  # jmp [rip]
 
 _replaced: list[MachineCode] = []
 
@@ -56,26 +54,10 @@ def make_cheap(library: Library) -> bool:
     """Once a process, for all engines in it. Whether it was done."""
     if _replaced:
         return True
-    function = library.held.helper_check_exit_request_x86_64
-    start = address(function)
-    if ctypes.string_at(start, len(_KNOWN)) != _KNOWN:
+    start = address(library.held.helper_check_exit_request_x86_64)
+    if not is_known(start, _KNOWN):
         return False
     code = MachineCode()
-    ours = code.add(_OURS + (start + _LEAVE_OFFSET).to_bytes(8, "little") + _OURS_END)
-    jump = _JUMP + ours.to_bytes(8, "little")
-    if not _overwrite(start, jump):
-        return False
+    jump_to(start, code.add(_OURS + (start + _LEAVE_OFFSET).to_bytes(8, "little") + _OURS_END))
     _replaced.append(code)
     return True
-
-
-def _overwrite(start: int, octets: bytes) -> bool:
-    """Into the library's code, this process's copy of it."""
-    libc = ctypes.PyDLL(None)
-    libc.mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
-    first = start & -mmap.PAGESIZE
-    length = (start + len(octets) - first + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
-    if libc.mprotect(first, length, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-        return False
-    ctypes.memmove(start, octets, len(octets))
-    return not libc.mprotect(first, length, mmap.PROT_READ | mmap.PROT_EXEC)

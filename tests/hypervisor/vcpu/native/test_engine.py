@@ -344,14 +344,38 @@ def test_code_that_the_guest_writes_is_executed(rig: Rig) -> None:
     assert rig.run() == [("syscall", CODE + 12)]
 
 
-def test_code_that_the_guest_writes_by_another_address_is_executed_after_a_flush(rig: Rig) -> None:
-    mfn = rig.code(b"\x90" + SYSCALL)
-    rig.run()
-    rig.map(DATA, mfn, READ_WRITE)
-    rig.engine.rax = 0xF4
-    rig.run_at(CODE + PAGE_SIZE, bytes.fromhex("88042500005000") + SYSCALL)  # mov [DATA], al
-    rig.engine.rip = CODE
-    assert rig.run() == [("exception", 13, 0, CODE)]
+BLOCKS = 5
+BLOCK_BYTES = 256
+WRITER = CODE + PAGE_SIZE
+
+
+@pytest.mark.parametrize("flags", [READ_WRITE, READ_WRITE_EXECUTE])
+def test_code_that_the_guest_writes_by_another_address_is_executed(rig: Rig, flags: int) -> None:
+    """Also its second block, and the next, though the first store there has dropped code of that page already; and
+    though the engine has written to that address before it has found code there.
+    """
+    block = (b"\x90" * (BLOCK_BYTES - 2) + b"\xeb\x00") * BLOCKS + SYSCALL  # nops, and a jump to what follows
+    mfn = rig.code(block)
+    rig.map(DATA, mfn, flags)
+    store = bytes.fromhex("88042500005000")  # mov [DATA + …], al
+    writer = b"".join(
+        store[:3] + (DATA + number * BLOCK_BYTES).to_bytes(4, "little") + SYSCALL for number in range(BLOCKS)
+    )
+    rig.code(writer, WRITER)
+    written = [0x90] * BLOCKS
+    for octet in (0x90, 0xF4, 0x90, 0xF4):  # nop, hlt
+        for number in range(BLOCKS):
+            written[number] = rig.engine.rax = octet
+            rig.engine.rip = WRITER + number * (len(store) + len(SYSCALL))
+            assert rig.run()[0][0] == "syscall"
+            for first in range(BLOCKS):
+                rig.engine.rip = CODE + first * BLOCK_BYTES
+                (event,) = rig.run()
+                if 0xF4 in written[first:]:
+                    where = CODE + written.index(0xF4, first) * BLOCK_BYTES
+                    assert event == ("exception", 13, 0, where)
+                else:
+                    assert event[0] == "syscall"
 
 
 def test_code_that_somebody_else_wrote_is_executed_once_the_engine_is_told(rig: Rig) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from hypervisor.vcpu.native import exit_checks
@@ -24,21 +26,18 @@ def test_the_function_of_the_build_that_we_know_is_replaced() -> None:
 
 
 def test_a_block_that_was_executed_compares_and_does_not_call() -> None:
+    """In a process of its own: only the first engine's buffer is certain to be near the library."""
+    program = "from tests.hypervisor.vcpu.native.test_exit_checks import look; look()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def look() -> None:
     rig = Rig()
     rig.run(b"\xeb\x00" * 20 + SYSCALL)
-    comparisons, calls = 0, 0
-    for code in _translated():
-        comparisons += len(COMPARISON.findall(code))
-        calls += len(CALL.findall(code))
-    assert comparisons >= 20
-    assert not calls
-
-
-def _translated() -> list[bytes]:
-    """The beginning of each engine's buffer."""
     with Path("/proc/self/maps").open() as maps:
         executable = [line.split()[0].split("-") for line in maps if " rwxp " in line]
     ranges = [(int(start, 16), int(end, 16)) for start, end in executable]
-    return [
-        ctypes.string_at(start, LOOKED_AT_BYTES) for start, end in ranges if end - start > LOOKED_AT_BYTES
-    ]
+    (start,) = [start for start, end in ranges if end - start > LOOKED_AT_BYTES]
+    code = ctypes.string_at(start, LOOKED_AT_BYTES)
+    assert len(COMPARISON.findall(code)) > 20
+    assert not CALL.findall(code)
