@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from hypervisor.pv.vcpu import PvVcpu
 
 MIN_PERIOD_NS: Final = MILLISECOND_NS
-SLICE_NS: Final = 4 * MILLISECOND_NS
-"""no slice is longer"""
 
 
 def set_singleshot(vcpu: PvVcpu, deadline_ns: int) -> None:
@@ -28,7 +26,7 @@ def set_singleshot(vcpu: PvVcpu, deadline_ns: int) -> None:
         domain.raise_virq(vcpu, VIRQ_TIMER)
     else:
         vcpu.singleshot_ns = deadline_ns
-        _hear(vcpu, deadline_ns)
+        domain.timer_set(deadline_ns)
 
 
 def set_periodic(vcpu: PvVcpu, period_ns: int) -> None:
@@ -37,13 +35,7 @@ def set_periodic(vcpu: PvVcpu, period_ns: int) -> None:
     vcpu.periodic_due_ns = None
     if period_ns:
         vcpu.periodic_due_ns = vcpu.domain.now_ns() + period_ns
-        _hear(vcpu, vcpu.periodic_due_ns)
-
-
-def _hear(vcpu: PvVcpu, deadline_ns: int) -> None:
-    """A deadline that may lie in the slice that is running ends it, so that the next one is as long as it should be."""
-    if deadline_ns - vcpu.domain.now_ns() < SLICE_NS:
-        vcpu.domain.reschedule()
+        vcpu.domain.timer_set(vcpu.periodic_due_ns)
 
 
 def set_timer_op(vcpu: PvVcpu, timeout: int) -> int:

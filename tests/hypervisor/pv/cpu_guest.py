@@ -78,6 +78,7 @@ class CpuGuest(PagedGuest):
         self.virqs: list[tuple[int, int]] = []
         self.requests: list[tuple[int, tuple[int, ...]]] = []
         self.reschedules = 0
+        self.deadlines: list[int] = []
         self.monitor = Monitor()
         shared_info = self.memory.frame(SHARED_INFO_MFN)
         vars(self.domain).update(
@@ -95,6 +96,7 @@ class CpuGuest(PagedGuest):
             tsc_hz=2_000_000_000,
             raise_virq=lambda vcpu, virq: self.virqs.append((vcpu.id, virq)),
             reschedule=self._reschedule,
+            timer_set=self.deadlines.append,
             argument=memoryview(bytearray(4096)),
             argument_address=0x1000,
             hypervisor=self,
