@@ -29,6 +29,8 @@ SLICE_NS: Final = 4_000_000
 """how long the engine runs before it is looked whether there is something to do"""
 QUANTUM_NS: Final = 4_000_000
 """how long a vCPU executes before another one of its domain does, in one or several slices"""
+YIELD_S: Final = 0.0001
+"""how long a domain that yields waits for a bell, if no other vCPU of it has anything to do"""
 NANOSECONDS: Final = 1_000_000_000
 
 
@@ -168,15 +170,21 @@ class Executor:
             return preferred
         if loaded is not None and loaded.runnable and self._quantum_ns > 0 and not domain.yielded:
             return loaded
-        domain.yielded = False
+        yielded, domain.yielded = domain.yielded, False
         self._quantum_ns = QUANTUM_NS
         vcpus = domain.vcpus
         first = 0 if loaded is None else loaded.id + 1
         for step in range(len(vcpus)):
             vcpu = vcpus[(first + step) % len(vcpus)]
             if vcpu.runnable:
+                if yielded and vcpu is loaded:
+                    self._let_others_work()
                 return vcpu
         return None
+
+    def _let_others_work(self) -> None:
+        """A vCPU polls for something that another domain is to do, and needs a processor for: GRUB does nothing else."""
+        select.select([self._connection.listening.fileno()], [], [], YIELD_S)
 
     def _switch(self, vcpu: PvVcpu) -> None:
         """Another vCPU's registers into the processor."""
