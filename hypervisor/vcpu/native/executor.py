@@ -183,7 +183,7 @@ class Executor:
         return None
 
     def _let_others_work(self) -> None:
-        """A vCPU polls for something that another domain is to do, and needs a processor for: GRUB does nothing else."""
+        """A vCPU polls for what another domain is to do, and needs a processor for. GRUB does nothing else."""
         select.select([self._connection.listening.fileno()], [], [], YIELD_S)
 
     def _switch(self, vcpu: PvVcpu) -> None:
