@@ -12,7 +12,6 @@ from dom0.images.octets import Octets
 MAGIC: Final = b"\x7fELF"
 PT_LOAD: Final = 1
 PT_NOTE: Final = 4
-PF_X: Final = 1
 SHT_NOTE: Final = 7
 
 _CLASS64: Final = 2
@@ -48,7 +47,6 @@ class ProgramHeader:
     paddr: int
     file_bytes: int
     memory_bytes: int
-    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +96,10 @@ def _header(octets: Octets) -> tuple[int, ...]:
 
 
 def _program_header(octets: Octets, at: int) -> ProgramHeader:
-    kind, flags, offset, _vaddr, paddr, file_bytes, memory_bytes, _align = octets.fields(
+    kind, _flags, offset, _vaddr, paddr, file_bytes, memory_bytes, _align = octets.fields(
         _PROGRAM_HEADER, at, "a program header"
     )
-    return ProgramHeader(at, kind, offset, paddr, file_bytes, memory_bytes, flags)
+    return ProgramHeader(at, kind, offset, paddr, file_bytes, memory_bytes)
 
 
 def _note_sections(octets: Octets, at: int, size: int, count: int) -> tuple[tuple[int, int], ...]:

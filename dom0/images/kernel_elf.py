@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dom0.images.elf import PF_X, PT_LOAD, Elf, ProgramHeader
+from dom0.images.elf import PT_LOAD, Elf, ProgramHeader
 from dom0.images.kernel_image import KernelImage, Segment
 from dom0.images.notes import Noted, xen_notes
 from dom0.images.octets import Octets
@@ -131,7 +131,7 @@ def _segment(octets: Octets, header: ProgramHeader, offset: int) -> Segment:
     if not outside_of_xen(virt, virt + header.memory_bytes):
         at = f"a segment of {header.memory_bytes:#x} bytes at {virt:#x}"
         raise octets.bad(header.at, at, "addresses that are the guest's to map")
-    return Segment(virt, data, header.memory_bytes, bool(header.flags & PF_X))
+    return Segment(virt, data, header.memory_bytes)
 
 
 def _hypercall_page(octets: Octets, notes: dict[int, Noted], start: int, end: int) -> int | None:

@@ -9,14 +9,11 @@ MAX_IMAGE_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the kernel to be loaded: `data` at `virt`, followed by zeros up to `memory_bytes`. executable: it
-    says that instructions are in it.
-    """
+    """A part of the kernel to be loaded: `data` at `virt`, followed by zeros up to `memory_bytes`."""
 
     virt: int
     data: memoryview
     memory_bytes: int
-    executable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The page tables that a PV kernel begins with: four levels, made for two mappings at most.
 
-Pages are writable, but for the page tables themselves, as Xen's builder makes them. Other than with Xen's, what
-holds no code cannot be executed: an engine need not look for instructions in what is written there. Tables of one level
+Flags are those of Xen's builder: pages are writable, but for the page tables themselves. Tables of one level
 lie next to each other, the root first, and a second mapping uses those of the first where it can.
 """
 
@@ -19,7 +18,6 @@ PAGE_RW: Final = 0x002
 PAGE_USER: Final = 0x004
 PAGE_ACCESSED: Final = 0x020
 PAGE_DIRTY: Final = 0x040
-PAGE_NX: Final = 1 << 63
 
 ENTRIES: Final = 512
 LEVELS: Final = 4
@@ -38,8 +36,6 @@ class Mapping:
     virt: int
     pfn: int
     count: int
-    code: tuple[range, ...] = ()
-    """the PFNs of which instructions may be executed"""
 
 
 class InitialTables:
@@ -98,10 +94,7 @@ class InitialTables:
 
     def _fill_leaves(self, made: dict[int, array[int]], mapping: Mapping, p2m: Sequence[int]) -> None:
         end_pfn = mapping.pfn + mapping.count
-        entries = array("Q", [mfn << PAGE_SHIFT | _LEAF | PAGE_NX for mfn in p2m[mapping.pfn : end_pfn]])
-        for pfns in mapping.code:
-            for index in range(pfns.start - mapping.pfn, pfns.stop - mapping.pfn):
-                entries[index] &= ~PAGE_NX
+        entries = array("Q", [mfn << PAGE_SHIFT | _LEAF for mfn in p2m[mapping.pfn : end_pfn]])
         for pfn in made:
             if mapping.pfn <= pfn < end_pfn:
                 entries[pfn - mapping.pfn] &= ~PAGE_RW

@@ -15,7 +15,6 @@ from typing import Final
 from dom0.images.errors import BadImage
 from dom0.images.kernel_elf import outside_of_xen
 from dom0.images.kernel_image import KernelImage
-from dom0.toolstack.code_pages import code_pages
 from dom0.toolstack.errors import CommandLineTooLong, TooLittleMemory
 from dom0.toolstack.initial_tables import InitialTables, Mapping
 from hypervisor.abi.start_info import MAX_GUEST_CMDLINE
@@ -147,14 +146,13 @@ def _region(image: KernelImage, used: int, tables: InitialTables) -> int:
     """
     base = image.virt_base >> PAGE_SHIFT
     needed = used + 1 + PADDING_PAGES
-    code = tuple(code_pages(image))
     while True:
         end = -(-(base + needed + tables.count) // REGION_PAGES) * REGION_PAGES
         if not outside_of_xen(image.virt_base, end << PAGE_SHIFT):
             found = f"a first mapping from {image.virt_base:#x} to {end << PAGE_SHIFT:#x}"
             raise BadImage(image.file, 0, found, "addresses that are the guest's to map")
         tables.clear()
-        tables.map(Mapping(image.virt_base, 0, end - base, code), tables.first_pfn)
+        tables.map(Mapping(image.virt_base, 0, end - base), tables.first_pfn)
         if base + needed + tables.count <= end:
             return end - base
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from dom0.images.errors import BadImage
 from dom0.images.kernel_image import KernelImage, Segment
 from dom0.images.load import parse_kernel, read_kernel
-from dom0.toolstack.code_pages import code_pages
 from dom0.toolstack.errors import CommandLineTooLong, TooLittleMemory
 from dom0.toolstack.first_memory import Rings, first_context, first_memory
 from dom0.toolstack.start_of_day import StartOfDay, plan
@@ -27,7 +26,6 @@ ZEROS = bytes(PAGE)
 MIB = 1 << 20
 PAGES = 128 * MIB // PAGE
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY = 1, 2, 4, 0x20, 0x40
-NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 RINGS = Rings(store_port=17, console_port=18)
 
@@ -146,11 +144,7 @@ def check(start: StartOfDay, machine: Machine, ramdisk: bytes) -> None:
     # 6: everything may be written but the page tables
     for entry in mapped.values():
         is_table = (entry & ADDRESS) >> 12 in tables
-        assert entry & ~(ADDRESS | NO_EXECUTE) == PRESENT | ACCESSED | (0 if is_table else WRITABLE)
-
-    # not of xen.h: what holds no code cannot be executed
-    code = {base + pfn * PAGE for run in code_pages(image) for pfn in run}
-    assert {virt for virt, entry in mapped.items() if not entry & NO_EXECUTE} == code
+        assert entry & ~ADDRESS == PRESENT | ACCESSED | (0 if is_table else WRITABLE)
 
     # 3, 4: the order, packed
     order = [0 if image.unmapped_ramdisk or not ramdisk else layout.ramdisk_pfn]
