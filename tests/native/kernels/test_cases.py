@@ -27,6 +27,7 @@ CASES = {
     "update_requests": 25,
     "stale_translations": 45,
     "written_entries": 21,
+    "code": 12,
     "descriptors": 78,
     "local_descriptors": 18,
     "bases": 25,
@@ -43,7 +44,7 @@ CASES = {
     "ipi": 7,
     "smp_stale": 7,
     "bad_contexts": 36,
-    "memory": 45,
+    "memory": 46,
     "grant_maps 0 8 9": 67,
 }
 

@@ -1,0 +1,141 @@
+"""The same cases in domains as they are on a real machine: built by dom0, each on the engine in a process of its own,
+with the machine-wide core behind a channel. A Python guest grants the pages that are mapped.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dom0.embedding import GuestEnd, RunningMachine, running_machine
+from kernel.kernel import Kernel
+from kernel.pages import Pages
+from tests.native.kernels.test_cases import CASES, CRASHES
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+PATIENCE_S = 30.0
+GRANT_CASE = "grant_maps 0 8 9"
+GRANTED = 0x6772616E74
+ANSWER = 0x616E73776572
+USER = 2
+
+
+@dataclass
+class Said:
+    """What the machine's domains have said on the hypervisor's console, with their names before it."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def of(self, domid: int) -> list[str]:
+        start = f"(XEN) d{domid}: "
+        return [line.removeprefix(start) for line in self.lines if line.startswith(start)]
+
+    def not_well(self, domid: int) -> list[str]:
+        return [line for line in self.of(domid) if not line.startswith(("ok: ", "not confined: "))]
+
+
+async def boot(machine: RunningMachine, kernel: Path, case: str, vcpus: int = 2) -> tuple[int, GuestEnd]:
+    with anyio.fail_after(PATIENCE_S):
+        guest = await machine.boot(kernel, cmdline=case, memory="8MiB", vcpus=vcpus)
+        return guest.domid, await guest.wait()
+
+
+async def test_every_case_ends_well(kernel: Path, tmp_path: Path) -> None:
+    said = Said()
+    async with running_machine(tmp_path, log=said.lines.append) as machine:
+        for case, checks in CASES.items():
+            if case == GRANT_CASE:
+                continue
+            domid, end = await boot(machine, kernel, case)
+            assert (case, said.not_well(domid)) == (case, [f"{checks} checks, 0 failed"])
+            assert (case, end.outcome) == (case, "poweroff")
+            assert not machine.core.audit()
+        assert not machine.core.faults
+
+
+async def test_crashes_end_their_domains_alone(kernel: Path, tmp_path: Path) -> None:
+    said = Said()
+    async with running_machine(tmp_path, log=said.lines.append) as machine:
+        for case in CRASHES:
+            domid, end = await boot(machine, kernel, case, vcpus=1)
+            assert (case, end.outcome) == (case, "crash")
+            assert not [line for line in said.of(domid) if line.startswith(("FAILED", "went on"))]
+        domid, end = await boot(machine, kernel, "hello 42 7")
+        assert end.outcome == "poweroff"
+        assert not machine.core.audit()
+        assert not machine.core.faults
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nonsense_concerns_nobody_else(seed: int, kernel: Path, tmp_path: Path) -> None:
+    async with running_machine(tmp_path) as machine:
+        for case in ("fuzz_tables", "fuzz_hypercalls"):
+            await boot(machine, kernel, f"{case} {seed} 3000")
+            assert not machine.core.audit()
+        _, end = await boot(machine, kernel, "hello 42 7")
+        assert end.outcome == "poweroff"
+        assert not machine.core.faults
+
+
+class Granter:
+    """A Python guest, the first of its machine, that grants two pages to the second."""
+
+    def __init__(self) -> None:
+        self.ready = anyio.Event()
+        self.finish = anyio.Event()
+        self.references: list[int] = []
+        self.kept: list[bool] = []
+        self.pages: Pages
+
+    async def program(self, guest: Kernel) -> int:
+        self.pages = pages = guest.pages.allocate(2)
+        pages.view[:] = bytes(len(pages.view))
+        for page in (0, 1):
+            pages.page(page)[:8] = GRANTED.to_bytes(8, "little")
+        self.references = [
+            guest.grants.grant(USER, pages.pfn),
+            guest.grants.grant(USER, pages.pfn + 1, readonly=True),
+        ]
+        self.ready.set()
+        await self.finish.wait()
+        self.kept = [guest.grants.is_mapped(reference) for reference in self.references]
+        for reference in self.references:
+            guest.grants.end(reference)
+        guest.pages.free(pages)
+        return 0
+
+
+async def test_a_python_guest_grants_pages(kernel: Path, tmp_path: Path) -> None:
+    said = Said()
+    granter = Granter()
+    async with running_machine(tmp_path, log=said.lines.append) as machine:
+        python = await machine.start(granter.program)
+        with anyio.fail_after(PATIENCE_S):
+            await granter.ready.wait()
+        case = " ".join(map(str, ("grant_maps", python.domid, *granter.references)))
+        domid, end = await boot(machine, kernel, case)
+        assert domid == USER
+        assert said.not_well(domid) == [f"{CASES[GRANT_CASE]} checks, 0 failed"]
+        assert end.outcome == "poweroff"
+        assert int.from_bytes(granter.pages.page(0)[8:16], "little") == ANSWER
+        granter.finish.set()
+        assert (await python.wait()).outcome == "poweroff"
+        assert granter.kept == [False, False]
+        assert not machine.core.audit()
+
+
+async def test_a_domain_that_ends_gives_mapped_grants_back(kernel: Path, tmp_path: Path) -> None:
+    granter = Granter()
+    async with running_machine(tmp_path) as machine:
+        python = await machine.start(granter.program)
+        with anyio.fail_after(PATIENCE_S):
+            await granter.ready.wait()
+        case = " ".join(map(str, ("grant_kept", python.domid, *granter.references)))
+        _, end = await boot(machine, kernel, case)
+        assert end.outcome == "poweroff"
+        granter.finish.set()
+        assert (await python.wait()).outcome == "poweroff"
+        assert granter.kept == [False, False]
+        assert not machine.core.audit()
