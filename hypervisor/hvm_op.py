@@ -76,6 +76,8 @@ def hvm_op(caller: Vcpu, operation: int, arg: int) -> int:
         raise InvalidArgument("hvm param", request.index, "a parameter in use")
     domain = caller.domain.machine.resolve(caller.domain, request.domid)
     may_target(caller.domain, domain, "look at the parameters of")
+    if domain.traits.pv:
+        raise InvalidArgument("domain", domain.domid, "one that is auto-translated")
     if operation == HVMOP_set_param:
         _set(caller.domain, domain, request.index, request.value)
     else:

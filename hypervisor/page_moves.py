@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hypervisor.abi.grant_table import GTF_permit_access, GTF_sub_page, GTF_type_mask
-from hypervisor.errors import BadFrame, XenError
+from hypervisor.errors import BadFrame, Busy, XenError
 from hypervisor.page_sharing import share_pages
 
 if TYPE_CHECKING:
@@ -72,12 +72,26 @@ class PageMoves:
         self._offered: dict[int, int] = {}
         """gpfns that have moved, and when: for whoever wanted them"""
         self._ending: list[Use] = []
+        self._succeeded = False
 
     # ---- the process
 
     def attach(self, process: Mover) -> None:
         """There is one from now on, which has not been told anything."""
         self._process = process
+        self._succeeded = False
+        if self._wanted:
+            process.ask()
+
+    def succeed(self) -> None:
+        """The process is about to be followed by another: nothing more is handed out until that is there. Busy
+        while others have mapped what they may only read: the next one could not map it writable any more.
+        """
+        for extent in self._domain.reservation.extents:
+            for offset, page in extent.shared.items():
+                if page.readonly and page.mappers:
+                    raise Busy(f"mfn {extent.mfn + offset:#x} is mapped read-only by other domains")
+        self._succeeded = True
 
     def detach(self) -> None:
         """There is none: the domain stands still, and whoever executes it next is told where its pages are."""
@@ -219,6 +233,8 @@ class PageMoves:
 
     def _hand_out(self) -> Iterator[int]:
         """The pages that are wanted."""
+        if self._succeeded:
+            return
         groups: dict[tuple[int, bool], list[int]] = {}
         for (gpfn, domid), readonly in self._wanted.items():
             groups.setdefault((domid, readonly), []).append(gpfn)

@@ -3,7 +3,7 @@
 import pytest
 
 from hypervisor.abi import domctl as abi
-from hypervisor.abi import grant_table, memory, version, xen
+from hypervisor.abi import grant_table, hvm_op, memory, version, xen
 from hypervisor.abi.arch_x86_64 import (
     VGCF_in_kernel,
     VGCF_online,
@@ -324,3 +324,10 @@ def test_two_machines_worth_of_frames_are_refused(dom0: Guest) -> None:
     with pytest.raises(OutOfMemory):
         domain.populate(RAM_FIRST + 16, 1)
     assert dom0.machine.audit() == []
+
+
+def test_it_has_no_parameters_of_hvm_guests(dom0: Guest) -> None:
+    domain = native(dom0)
+    param = hvm_op.xen_hvm_param(domid=domain.domid, index=1, value=5)
+    for operation in (hvm_op.HVMOP_set_param, hvm_op.HVMOP_get_param):
+        assert dom0.operate(xen.__HYPERVISOR_hvm_op, operation, param)[0] == -XEN_EINVAL

@@ -108,10 +108,12 @@ class NativeVcpu(ProcessVcpu):
 
     async def hop(self) -> None:
         """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
-        NotRunning when there is none that could.
+        NotRunning when there is none that could, Busy while processes of others have mapped what they may only read.
         """
         if self._changes is None or self._hopped is not None:
             raise NotRunning(self._domain.domid)
+        if self._domain.moves is not None:
+            self._domain.moves.succeed()
         self._hopped = hopped = anyio.Event()
         self._state_fd = sealed_memfd(STATE_BYTES)
         try:

@@ -26,7 +26,7 @@ from hypervisor.abi.grant_table import (
     gnttab_unmap_grant_ref,
 )
 from hypervisor.abi.xen import HYPERVISOR_grant_table_op
-from hypervisor.errors import OutOfMemory
+from hypervisor.errors import Busy, OutOfMemory
 from hypervisor.extent import Extent
 from hypervisor.machine import Machine
 from hypervisor.page_moves import KEPT_NS
@@ -107,7 +107,7 @@ class Rig:
         self.mapper.meanwhile = self.owner.take
         ledger = self.native.domain.ledger
         assert ledger is not None
-        self.types, self.granted = map_ledger(ledger.fd)
+        self.types, self.granted, self.written = map_ledger(ledger.fd)
 
     @property
     def domid(self) -> int:
@@ -260,6 +260,30 @@ def test_without_a_process_a_domain_stands_still(rig: Rig) -> None:
     assert (mapping.status, rig.mapper.waited) == (GNTST_okay, 0)
     assert rig.mapper.unmap((mapping.handle, WINDOW + 1)) == [GNTST_okay]
     assert (rig.mapper.waited, rig.shared()) == (0, 1)
+
+
+def test_nothing_is_handed_out_while_one_process_follows_another(rig: Rig) -> None:
+    moves = rig.native.domain.moves
+    assert moves is not None
+    rig.grant(REF, MFN, readonly=True)
+    (mapping,) = rig.mapper.map(rig.domid, (REF, WINDOW), readonly=True)
+    with pytest.raises(Busy, match="mapped read-only"):
+        moves.succeed()
+    assert rig.mapper.unmap((mapping.handle, WINDOW)) == [GNTST_okay]
+    moves.succeed()
+
+    def follow() -> None:
+        rig.owner.take()
+        assert rig.shared() == (rig.mapper.waited > 2)
+        if rig.mapper.waited == 2:
+            moves.detach()
+            assert rig.shared() == 0
+            moves.attach(rig.owner.changes)
+
+    rig.mapper.meanwhile = follow
+    (mapping,) = rig.mapper.map(rig.domid, (REF, WINDOW), readonly=True)
+    assert mapping.status == GNTST_okay
+    assert rig.mapper.waited >= 3
 
 
 # ---- refusals
