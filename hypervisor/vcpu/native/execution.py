@@ -112,11 +112,11 @@ class NativeVcpu(ProcessVcpu):
         """
         if self._changes is None or self._hopped is not None:
             raise NotRunning(self._domain.domid)
-        if self._domain.moves is not None:
-            self._domain.moves.succeed()
         self._hopped = hopped = anyio.Event()
         self._state_fd = sealed_memfd(STATE_BYTES)
         try:
+            if self._domain.moves is not None:
+                self._domain.moves.succeed()
             self._changes.order(ChangeKind.SAVE, self._state_fd)
             await hopped.wait()
         finally:
