@@ -9,10 +9,10 @@ readers   references that need none: read-only mappings, and all mappings of fra
 stamps    the value of `clock` when the last writable reference went away: until the next flush of all
           translations the processor may still write to it
 
-The ledger (types, granted) is shared with the machine-wide core, which counts in `granted` the writable grants and
-copies of a frame that are under way. Either side first writes its own, then passes a fence, then reads the other's;
-who finds a conflict takes his own back. So a frame is never a page table or descriptor table while a peer may
-write to it.
+The ledger (types, granted, written) is shared with the machine-wide core, which counts in `granted` the writable
+grants and copies of a frame that are under way, and marks in `written` what others may have written to since this side
+cleared it. Either side first writes its own, then passes a fence, then reads the other's; who finds a conflict takes
+his own back. So a frame is never a page table or descriptor table while a peer may write to it.
 """
 
 from __future__ import annotations
@@ -82,14 +82,15 @@ _RUN: Final = re.compile(rb"([\x01-\x04])\1*")
 class LocalFrames:
     """The frames of one domain.
 
-    types, granted: the ledger, u8 and u16 for each MFN below MFN_END.
+    types, granted, written: the ledger, by MFN below MFN_END (hypervisor/pv/ledger.py).
     """
 
-    __slots__ = ("clock", "counts", "granted", "pinned", "readers", "stamps", "types", "uses")
+    __slots__ = ("clock", "counts", "granted", "pinned", "readers", "stamps", "types", "uses", "written")
 
-    def __init__(self, types: memoryview, granted: memoryview) -> None:
+    def __init__(self, types: memoryview, granted: memoryview, written: memoryview) -> None:
         self.types = types
         self.granted = granted
+        self.written = written
         self.uses = bytearray(MFN_END)
         self.counts: list[int] = []
         self.readers: list[int] = []
@@ -137,6 +138,8 @@ class LocalFrames:
         are to be flushed before the guest runs on.
         """
         self.check_unused(mfn, count)
+        for frame in range(mfn, mfn + count):
+            self.written[frame] = 1  # what comes back has other content
         self.uses[mfn : mfn + count] = bytes(count)
 
     def runs(self) -> list[tuple[int, int, Kind]]:

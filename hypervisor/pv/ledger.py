@@ -1,8 +1,11 @@
 """What the machine-wide core and a native domain's process tell each other of each frame: types and grants.
 
-Two arrays by local MFN, in memory that both have mapped. `types` (u8) is written by the process alone: how the frame
+Three arrays by local MFN, in memory that both have mapped. `types` (u8) is written by the process alone: how the frame
 may be used just now (PGT_type_mask of Xen's struct page_info, and its values). `granted` (u16) is written by the
 machine-wide core alone: how many writable uses of the frame others have, by grants, copies and foreign mappings.
+
+`written` (u8) is set by the core when others may have written to the frame, and cleared by the process when it has
+forgotten what its engine has translated of it: the engine sees the guest's own writes alone.
 
 No frame is a page table or a descriptor table while others may write to it. So whoever is about to make one of the
 two true first writes his own array, then lets a `fence` pass, then reads the other one's; if it stands against him he
@@ -35,21 +38,24 @@ PGT_writable_page: Final = 7
 """the values of `types`; asm-x86/mm.h of Xen"""
 
 TYPES_BYTES: Final = MFN_END
-LEDGER_BYTES: Final = TYPES_BYTES + 2 * MFN_END
+GRANTED_BYTES: Final = 2 * MFN_END
+LEDGER_BYTES: Final = TYPES_BYTES + GRANTED_BYTES + MFN_END
 GRANTED_LIMIT: Final = 0xFFFF
 
 
 class LedgerViews(NamedTuple):
-    """types: u8 by MFN. granted: u16 by MFN."""
+    """types, written: u8 by MFN. granted: u16 by MFN."""
 
     types: memoryview
     granted: memoryview
+    written: memoryview
 
 
 def map_ledger(fd: int) -> LedgerViews:
-    """Both arrays, MFN_END entries each; the descriptor is still the caller's. OSError."""
+    """The arrays, MFN_END entries each; the descriptor is still the caller's. OSError."""
     octets = memoryview(_map(fd))
-    return LedgerViews(octets[:TYPES_BYTES], octets[TYPES_BYTES:].cast("H"))
+    end = TYPES_BYTES + GRANTED_BYTES
+    return LedgerViews(octets[:TYPES_BYTES], octets[TYPES_BYTES:end].cast("H"), octets[end:])
 
 
 def _map(fd: int) -> mmap.mmap:
@@ -85,7 +91,7 @@ class Ledger:
         count = self._counts.get(mfn, 0) + 1
         if count > GRANTED_LIMIT:
             raise Busy(f"domain {self._domid} mfn {mfn:#x}: {GRANTED_LIMIT} writable uses")
-        types, granted = self._views
+        types, granted, _ = self._views
         granted[mfn] = count
         fence()
         kind = types[mfn]
@@ -99,6 +105,7 @@ class Ledger:
         count = self._counts.pop(mfn) - 1
         if count:
             self._counts[mfn] = count
+        self._views.written[mfn] = 1
         self._views.granted[mfn] = count
 
     def check(self, mfn: int) -> None:
@@ -108,6 +115,7 @@ class Ledger:
         kind = self._views.types[mfn]
         if kind not in (PGT_none, PGT_writable_page):
             raise Busy(f"domain {self._domid} mfn {mfn:#x} is of type {kind}, not writable by others")
+        self._views.written[mfn] = 1
 
     def holds(self) -> dict[int, int]:
         """How many holds there are, by MFN."""

@@ -35,6 +35,7 @@ from hypervisor.pv.entries import (
     ADDRESS_MASK,
     L1_DISALLOWED,
     L1_SIGNIFICANT,
+    NX,
     PRESENT,
     TABLE_DISALLOWED,
     TABLE_SIGNIFICANT,
@@ -97,6 +98,9 @@ class Updates:
             if value & L1_DISALLOWED:
                 raise BadEntry(1, value, f"flags {value & L1_DISALLOWED:#x}")
             value = adjusted_l1(value)
+            mfn = (value & ADDRESS_MASK) >> PAGE_SHIFT
+            if not value & NX and mfn < MFN_END and validation.frames.written[mfn]:
+                validation.will_execute(mfn)
             if not (old ^ value) & L1_SIGNIFICANT:
                 quads[slot] = value | old & ACCESSED_DIRTY if preserve_ad else value
                 return

@@ -64,7 +64,7 @@ class PageTables:
         self.m2p = m2p
         self._cpu = cpu
         self._batch = False
-        self.validation = Validation(memory, frames, entries)
+        self.validation = Validation(memory, frames, entries, cpu.forget_code)
         walks = self._walks = Walks(memory, frames, domid)
         self.translate = walks.translate
         self.read = walks.read

@@ -16,6 +16,7 @@ Both lists are plain frame numbers. Everything in them is a whole, valid table w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct as Codec
 from typing import Final
 
@@ -30,6 +31,7 @@ from hypervisor.pv.entries import (
     GUEST_KERNEL,
     L1_DISALLOWED,
     MFN_MASK,
+    NX,
     RW,
     TABLE_DISALLOWED,
     USER,
@@ -69,11 +71,14 @@ class Preempted(Exception):
 class Validation:
     """The types of one domain's frames.
 
+    forget_code: the processor forgets what it has translated of a frame.
+
     xen_entries: the L4 entries of slots 256 to 271. flush_due: all translations are to be forgotten before the guest
     runs on. restoring: mappings of other domains' frames are found in tables, not made by grant operations.
     """
 
     __slots__ = (
+        "_forget_code",
         "_kept",
         "_progress",
         "budget",
@@ -91,10 +96,12 @@ class Validation:
         memory: MachineMemory,
         frames: LocalFrames,
         xen_entries: list[int],
+        forget_code: Callable[[int], None],
     ) -> None:
         self.memory = memory
         self.frames = frames
         self.xen_entries = xen_entries
+        self._forget_code = forget_code
         self.budget = UNBOUNDED
         self.deferred: list[int] = []
         self.held: dict[int, tuple[int, list[int]]] = {}
@@ -285,7 +292,7 @@ class Validation:
 
     def _promote_l1(self, mfn: int) -> None:
         frames = self.frames
-        uses, counts, readers = frames.uses, frames.counts, frames.readers
+        uses, counts, readers, written = frames.uses, frames.counts, frames.readers, frames.written
         quads = self.memory.quads
         disallowed = L1_DISALLOWED & ~GNTTAB if self.restoring else L1_DISALLOWED
         present = self._present(mfn)
@@ -296,15 +303,14 @@ class Validation:
                     raise BadEntry(1, entry, f"flags {entry & disallowed:#x}")
                 data = (entry & ADDRESS_MASK) >> PAGE_SHIFT
                 use = uses[data] if data < MFN_END else 0
-                if entry & RW:
-                    if use == OWN_WRITABLE:
-                        counts[data] += 1
-                    else:
-                        self._take_unusual(data, use, entry)
-                elif FIRST_MAPPABLE <= use < END_MAPPABLE:
+                if entry & RW and use == OWN_WRITABLE:
+                    counts[data] += 1
+                elif not entry & RW and FIRST_MAPPABLE <= use < END_MAPPABLE:
                     readers[data] += 1
                 else:
                     self._take_unusual(data, use, entry)
+                if not entry & NX and written[data]:
+                    self.will_execute(data)
                 if not entry & USER:
                     quads[slot] = entry | (GUEST_KERNEL | USER)
                 elif not entry & (GUEST_KERNEL | GLOBAL):
@@ -331,6 +337,13 @@ class Validation:
             frames.readers[mfn] += 1
             return
         self._take_unusual(mfn, use, entry)
+
+    def will_execute(self, mfn: int) -> None:
+        """An executable L1 entry is made for a frame that others have written to. In this order: what they write from
+        now on counts again.
+        """
+        self.frames.written[mfn] = 0
+        self._forget_code(mfn)
 
     def drop_data(self, entry: int) -> None:
         """What a present L1 entry mapped is mapped by it no more."""

@@ -52,7 +52,7 @@ class Rig:
         self.guest = NativeGuest(self.machine)
         ledger = self.guest.domain.ledger
         assert ledger is not None
-        self.types, self.granted = map_ledger(ledger.fd)
+        self.types, self.granted, self.written = map_ledger(ledger.fd)
 
     def grant(self, reference: int = REF, mfn: int = MFN, *, readonly: bool = False) -> None:
         flags = GTF_permit_access | (GTF_readonly if readonly else 0)

@@ -89,7 +89,7 @@ def _assemble(start: NativeStart, fds: Sequence[int]) -> Executor:
     os.close(ledger_fd)
     tally = Tally.of(memoryview(mmap.mmap(tally_fd, TALLY_BYTES)))
     os.close(tally_fd)
-    frames = LocalFrames(ledger.types, ledger.granted)
+    frames = LocalFrames(*ledger)
     residence = Residence(frames)
     connection.begin(residence)
     assert residence.shared_info is not None

@@ -74,6 +74,7 @@ class CachingCpu:
         self.root = 0
         self.flushes = 0
         self.cached: set[tuple[int, int, bool]] = set()
+        self.forgotten: list[int] = []
 
     def load_root(self, root: int) -> None:
         self.root = root
@@ -85,6 +86,9 @@ class CachingCpu:
 
     def flush_page(self, address: int) -> None:
         self.cached = {cached for cached in self.cached if cached[0] != address & ~0xFFF}
+
+    def forget_code(self, frame: int) -> None:
+        self.forgotten.append(frame)
 
     def execute(self) -> None:
         """Touch whatever can be touched."""
@@ -114,7 +118,7 @@ class PagedGuest:
         self.granted = _zeroes(2 * MFN_END).cast("H")
         self.types = _zeroes(MFN_END)
         self.m2p = _zeroes(8 * MFN_END).cast("Q")
-        self.frames = LocalFrames(self.types, self.granted)
+        self.frames = LocalFrames(self.types, self.granted, _zeroes(MFN_END))
         self.cpu = CachingCpu(self.memory)
         self.page_tables = self.new_page_tables()
         self.ldts: list[tuple[int, list[int], int]] = []

@@ -35,7 +35,7 @@ class Process:
     """A domain's process, in steps."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.types, self.granted = map_ledger(ledger.fd)
+        self.types, self.granted, self.written = map_ledger(ledger.fd)
 
     def claim(self) -> None:
         self.types[MFN] = PGT_l1_page_table
@@ -54,9 +54,19 @@ def ledger() -> Ledger:
     return Ledger(7)
 
 
+def test_what_others_may_have_written_is_marked(ledger: Ledger) -> None:
+    written = map_ledger(ledger.fd).written
+    ledger.hold(MFN)
+    assert not written[MFN]
+    ledger.release(MFN)
+    assert written[MFN]
+    ledger.check(MFN + 1)
+    assert written[MFN + 1]
+
+
 def test_both_ends_see_the_same(ledger: Ledger) -> None:
     process = Process(ledger)
-    assert (len(process.types), len(process.granted)) == (MFN_END, MFN_END)
+    assert [len(view) for view in map_ledger(ledger.fd)] == [MFN_END] * 3
     ledger.hold(MFN)
     ledger.hold(MFN)
     ledger.hold(MFN_END - 1)
@@ -163,12 +173,13 @@ ROUNDS = 30_000
 
 
 def page_views(page: memoryview) -> LedgerViews:
-    return LedgerViews(page[:FRAMES], page[GRANTED : GRANTED + 2 * FRAMES].cast("H"))
+    written = memoryview(bytearray(FRAMES))
+    return LedgerViews(page[:FRAMES], page[GRANTED : GRANTED + 2 * FRAMES].cast("H"), written)
 
 
 def promote(page: memoryview) -> None:
     """The process: a frame becomes a table, and again none."""
-    types, granted = page_views(page)
+    types, granted, _ = page_views(page)
     for _ in range(ROUNDS):
         types[1] = PGT_l1_page_table
         fence()

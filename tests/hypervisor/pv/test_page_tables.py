@@ -272,6 +272,33 @@ def test_flags_that_are_refused(guest: PagedGuest) -> None:
         assert guest.update([(machine_address(L1, 100), entry(A, P | flag))]) == 0
 
 
+def test_code_that_others_have_written_is_forgotten_before_it_is_executed(guest: PagedGuest) -> None:
+    written = guest.frames.written
+    nx = 1 << 63
+    written[mfn(A)] = 1
+    assert guest.map(va(B), entry(A, P | nx)) == 0
+    assert guest.cpu.forgotten == []
+    assert guest.map(va(B), entry(A, P)) == 0
+    assert guest.cpu.forgotten == [mfn(A)]
+    assert guest.map(va(C), entry(A, P)) == 0
+    assert guest.cpu.forgotten == [mfn(A)]
+    guest.set(D, 5, entry(A, P))
+    guest.set(D, 6, entry(B, P | nx))
+    guest.protect(D)
+    written[mfn(A)] = written[mfn(B)] = 1
+    assert guest.pin(D, 1) == 0
+    assert guest.cpu.forgotten == [mfn(A)] * 2
+    assert guest.map(va(A), 0) == 0
+    assert (
+        guest.update([(machine_address(L1, B), 0), (machine_address(L1, C), 0), (machine_address(D, 5), 0)])
+        == 0
+    )
+    guest.page_tables.vanish(mfn(A), 1)
+    guest.page_tables.appear(mfn(A), 1, Kind.OWN)
+    assert guest.map(va(A), entry(A, P)) == 0
+    assert guest.cpu.forgotten == [mfn(A)] * 3
+
+
 # update_va_mapping
 
 

@@ -151,7 +151,8 @@ def _assemble(
     anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     held = mmap.mmap(-1, MFN_END << PAGE_SHIFT, flags=anonymous)
     memory = MachineMemory(memoryview(held))
-    frames = LocalFrames(memoryview(bytearray(MFN_END)), memoryview(bytearray(2 * MFN_END)).cast("H"))
+    ledger = [memoryview(bytearray(size * MFN_END)) for size in (1, 2, 1)]
+    frames = LocalFrames(ledger[0], ledger[1].cast("H"), ledger[2])
     frames.appear(SHARED_INFO_MFN, 1, Kind.XEN)
     frames.appear(RAM_FIRST, PAGES, Kind.OWN)
     engine = Engine(address_of(held), 2 * PAGES, vcpus)
