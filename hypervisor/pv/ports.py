@@ -118,17 +118,26 @@ class Ports:
 
     def bound_virq(self, port: int, virq: int, vcpu_id: int) -> None:
         """EVTCHNOP_bind_virq has answered."""
-        self._virqs[virq, vcpu_id] = port
-        self._owner[port] = vcpu_id
+        if self._owned(port, vcpu_id):
+            self._virqs[virq, vcpu_id] = port
 
     def bound_ipi(self, port: int, vcpu_id: int) -> None:
         """EVTCHNOP_bind_ipi has answered."""
-        self._ipis[port] = vcpu_id
-        self._owner[port] = vcpu_id
+        if self._owned(port, vcpu_id):
+            self._ipis[port] = vcpu_id
 
     def bound_vcpu(self, port: int, vcpu_id: int) -> None:
         """EVTCHNOP_bind_vcpu has answered."""
+        self._owned(port, vcpu_id)
+
+    def _owned(self, port: int, vcpu_id: int) -> bool:
+        """Note whose a port is. False: what is said of it makes no sense, as the answer lies in memory that others may
+        have written to.
+        """
+        if not 0 <= port < PORTS or not 0 <= vcpu_id < len(self._vcpus):
+            return False
         self._owner[port] = vcpu_id
+        return True
 
     def closed(self, port: int) -> None:
         """EVTCHNOP_close has answered."""

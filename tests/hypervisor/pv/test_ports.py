@@ -137,3 +137,15 @@ def test_what_is_bound_can_be_moved() -> None:
         assert ports.send(9)
         assert ports.is_pending(6)
     assert other.upcalls() == [False, True]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_answers_that_make_no_sense_are_not_believed(port: int, vcpu_id: int) -> None:
+    bits = Bits()
+    bits.ports.bound_virq(port, VIRQ_TIMER, vcpu_id)
+    bits.ports.bound_ipi(port, vcpu_id)
+    bits.ports.bound_vcpu(port, vcpu_id)
+    for virq_of in (0, 1, vcpu_id):
+        bits.ports.raise_virq(virq_of, VIRQ_TIMER)
+    bits.ports.send(port)
+    bits.ports.set_pending(port % PORTS)
