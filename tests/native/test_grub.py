@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from guests.native import GRUB, initramfs_file, kernel_file
-from tests.native.guests import CLOUD, GUESTS, at_console, at_shell, grub, make_image, native_machine
+from tests.native.guests import GUESTS, at_console, at_shell, grub, make_image, native_machine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("native_guests")]
 
 PROMPT = "grub> "
+KERNEL = "amd64"
+"""its payload is packed with xz; GRUB cannot unpack LZ4, which the cloud kernel's is packed with"""
 
 
 async def test_it_lists_and_reads_an_image_and_halts(tmp_path: Path) -> None:
@@ -55,8 +57,8 @@ async def test_it_boots_linux_from_an_image(tmp_path: Path, table: str) -> None:
         40,
         {
             "boot/grub/grub.cfg": config.encode(),
-            "vmlinuz": (GUESTS / kernel_file(CLOUD)).read_bytes(),
-            "initramfs.img": (GUESTS / initramfs_file(CLOUD)).read_bytes(),
+            "vmlinuz": (GUESTS / kernel_file(KERNEL)).read_bytes(),
+            "initramfs.img": (GUESTS / initramfs_file(KERNEL)).read_bytes(),
         },
     )
     if table == "partitioned":
