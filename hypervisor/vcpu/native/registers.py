@@ -22,6 +22,14 @@ ALWAYS_SET: Final = 2
 
 CR0_TS: Final = 1 << 3
 
+FLAGS_START: Final = 136
+FLAGS_END: Final = 176
+EFLAGS, SOURCE, OPERATION = 0, 2, 4
+"""What the flags are made of, as u64s: eflags, cc_dst, cc_src, cc_src2, and cc_op with df in its upper half."""
+U32: Final = 0xFFFF_FFFF
+FORWARDS: Final = CC_OP_EFLAGS | 1 << 32
+BACKWARDS: Final = CC_OP_EFLAGS | U32 << 32
+
 HF_CPL: Final = 3
 HF_CS32: Final = 1 << 4
 HF_SS32: Final = 1 << 5
@@ -34,6 +42,14 @@ DESC_B: Final = 1 << 22
 DESC_L: Final = 1 << 21
 NULL_DATA_FLAGS: Final = 3 << 13
 """of a null selector: not present, but loaded at privilege level 3"""
+
+
+_CS: Final = Segment.CS
+_SS: Final = Segment.SS
+_DS: Final = Segment.DS
+_ES: Final = Segment.ES
+_WITH_BASE: Final = frozenset({Segment.FS, Segment.GS})
+"""registers whose base is not their selector's alone; nor do flags of the translator depend on them"""
 
 
 class SegmentCache(ctypes.Structure):
@@ -153,6 +169,8 @@ class Registers(ctypes.Structure):
         self._cpu = cpu
         self._env = ctypes.addressof(self)
         self._general = memoryview(self).cast("B")[:128].cast("Q")
+        self._flags = memoryview(self).cast("B")[FLAGS_START:FLAGS_END].cast("Q")
+        self._caches = [self.segments[register] for register in Segment]
         self._fs = self.segments[Segment.FS]
         self._gs = self.segments[Segment.GS]
         self._tlb_flush = library.held.tlb_flush_x86_64
@@ -169,18 +187,24 @@ class Registers(ctypes.Structure):
     @property
     def rflags(self) -> int:
         """RFLAGS, with all that it has."""
-        if self.cc_op == CC_OP_EFLAGS:
-            return self.eflags & OTHER_FLAGS | self.cc_src & ARITHMETIC_FLAGS | self.df & DIRECTION_FLAG
+        words = self._flags
+        operation = words[OPERATION]
+        if operation & U32 == CC_OP_EFLAGS:
+            return (
+                words[EFLAGS] & OTHER_FLAGS
+                | words[SOURCE] & ARITHMETIC_FLAGS
+                | operation >> 32 & DIRECTION_FLAG
+            )
         flags: int = self._library.helper_read_eflags_x86_64(self._env)
         return flags
 
     @rflags.setter
     def rflags(self, value: int) -> None:
-        self.cc_src = value & ARITHMETIC_FLAGS
-        self.cc_op = CC_OP_EFLAGS
-        self.df = -1 if value & DIRECTION_FLAG else 1
+        words = self._flags
+        words[SOURCE] = value & ARITHMETIC_FLAGS
+        words[OPERATION] = BACKWARDS if value & DIRECTION_FLAG else FORWARDS
         # all of them: the engine takes them from here when it begins to run, and ignores them within its run
-        self.eflags = value & (OTHER_FLAGS | ARITHMETIC_FLAGS | DIRECTION_FLAG) | ALWAYS_SET
+        words[EFLAGS] = value & (OTHER_FLAGS | ARITHMETIC_FLAGS | DIRECTION_FLAG) | ALWAYS_SET
 
     @property
     def fs_base(self) -> int:
@@ -225,42 +249,41 @@ class Registers(ctypes.Structure):
 
     def selector(self, register: Segment) -> int:
         """The selector that a segment register holds."""
-        return self.segments[register].selector
+        return self._caches[register].selector
 
     def load_segment(self, register: Segment, selector: int, descriptor: int) -> None:
         """Load a segment register with its hidden part; a null selector (`descriptor` 0) leaves the bases of FS and
         GS as they are.
         """
-        cache = self.segments[register]
+        cache = self._caches[register]
         cache.selector = selector
-        if not descriptor:
-            if register not in {Segment.FS, Segment.GS}:
-                cache.base = 0
-            cache.limit = 0
-            cache.flags = NULL_DATA_FLAGS
-        else:
+        if descriptor:
             high = descriptor >> 32
             cache.flags = high & 0xF0FF00
             cache.base = descriptor >> 16 & 0xFF_FFFF | high & 0xFF00_0000
             limit = descriptor & 0xFFFF | high & 0xF_0000
             cache.limit = limit << 12 | 0xFFF if high & DESC_G else limit
-        self._refresh_hidden_flags()
+        else:
+            if register not in _WITH_BASE:
+                cache.base = 0
+            cache.limit = 0
+            cache.flags = NULL_DATA_FLAGS
+        if register not in _WITH_BASE:
+            self._refresh_hidden_flags()
 
     def _refresh_hidden_flags(self) -> None:
         """What the engine's translator must know of CS, SS, DS and ES (cpu_x86_load_seg_cache)."""
-        segments = self.segments
-        code = segments[Segment.CS].flags
+        caches = self._caches
+        code = caches[_CS].flags
         hidden = self.hflags & ~(HF_CPL | HF_CS32 | HF_CS64 | HF_SS32 | HF_ADDSEG) | 3
-        if segments[Segment.SS].flags & DESC_B:
-            hidden |= HF_SS32
         if code & DESC_L:
             hidden |= HF_CS32 | HF_SS32 | HF_CS64
         else:
+            if caches[_SS].flags & DESC_B:
+                hidden |= HF_SS32
             if code & DESC_B:
                 hidden |= HF_CS32
-            if not code & DESC_B or any(
-                segments[register].base for register in (Segment.DS, Segment.ES, Segment.SS)
-            ):
+            if not code & DESC_B or caches[_DS].base or caches[_ES].base or caches[_SS].base:
                 hidden |= HF_ADDSEG
         self.hflags = hidden
 
@@ -293,3 +316,8 @@ class Registers(ctypes.Structure):
     def flush_page(self, address: int) -> None:
         """Forget the translation of one linear address."""
         self._tlb_flush_page(self._cpu, address)
+
+
+assert (Registers.eflags.offset, Registers.df.offset + 4) == (FLAGS_START, FLAGS_END)  # type: ignore[attr-defined]
+assert Registers.cc_src.offset == FLAGS_START + 8 * SOURCE  # type: ignore[attr-defined]
+assert Registers.cc_op.offset == FLAGS_START + 8 * OPERATION  # type: ignore[attr-defined]
