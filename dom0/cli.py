@@ -11,18 +11,12 @@ from typing import Annotated, NoReturn
 
 import anyio
 import typer
-from rich.console import Console
 
 from dom0.boot.command import boot
 from dom0.debug.command import app as debug
 from dom0.launch.machine import raise_open_files_limit
-from dom0.launch.run import launch_scenario
 from dom0.report.files import prepare, write_report
-from dom0.report.render import print_report
-from dom0.scenario.load import load_scenario
 from dom0.scenario.model import Loop, Scenario
-from dom0.scenario.source import ScenarioError
-from dom0.xenstored import serve_xenstore
 
 EXIT_FAILED = 1
 EXIT_BAD_FILE = 2
@@ -48,6 +42,12 @@ def launch(
     loop: Annotated[Loop | None, typer.Option(help="the event loop, whatever the file says")] = None,
 ) -> None:
     """Run a scenario; status 0 only if every guest ended well and every expectation held."""
+    # What only this command needs: whoever boots a kernel shall not wait for it.
+    from rich.console import Console  # noqa: PLC0415
+
+    from dom0.launch.run import launch_scenario  # noqa: PLC0415
+    from dom0.report.render import print_report  # noqa: PLC0415
+
     scenario = _load(file)
     if loop is not None:
         scenario = scenario.model_copy(update={"loop": loop})
@@ -92,6 +92,8 @@ def xenstored(
     loop: Annotated[Loop, typer.Option(help="the event loop")] = Loop.ASYNCIO,
 ) -> None:
     """Serve a fresh XenStore on a Unix socket until interrupted: to test clients with no hypervisor."""
+    from dom0.xenstored import serve_xenstore  # noqa: PLC0415 - as above
+
     try:
         anyio.run(partial(serve_xenstore, socket, log=typer.echo), backend=loop.value)
     except OSError as error:
@@ -99,6 +101,9 @@ def xenstored(
 
 
 def _load(file: Path) -> Scenario:
+    from dom0.scenario.load import load_scenario  # noqa: PLC0415 - as above
+    from dom0.scenario.source import ScenarioError  # noqa: PLC0415 - as above
+
     try:
         return load_scenario(file)
     except ScenarioError as error:

@@ -9,12 +9,12 @@ from dom0.boot.disks import parse_disk
 from dom0.boot.run import BootOptions, BootResult, boot_kernel
 from dom0.boot.status import Status
 from dom0.report.files import prepare, write_report
-from dom0.report.render import printable
-from dom0.scenario.load import MAX_NATIVE_PAGES
+from dom0.report.printable import printable
 from dom0.scenario.model import MAX_VCPUS, MIB, PAGE_BYTES, DiskSpec, Loop
+from dom0.toolstack.pv_builder import MAX_PAGES
 from dom0.vdev import vdev_number
 
-MAX_MEMORY_MIB: Final = MAX_NATIVE_PAGES * PAGE_BYTES // MIB
+MAX_MEMORY_MIB: Final = MAX_PAGES * PAGE_BYTES // MIB
 STDIN: Final = 0
 STDOUT: Final = 1
 

@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dom0.report.render import human_bytes, printable, whoever_listens
+from dom0.report.printable import printable
+from dom0.report.render import human_bytes, whoever_listens
 from dom0.toolstack.endings import DESTROYED, OUTCOMES
 from hypervisor.lifecycle import Status
 

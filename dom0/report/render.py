@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dom0.report.model import DeviceReport, DomainReport, ExpectationResult, RunReport
+from dom0.report.printable import printable
 
 _CLIP = 40
 _RED = "red"
@@ -184,11 +185,6 @@ def _expectations(results: Iterable[ExpectationResult]) -> Table:
 
 def _clip(text: str) -> str:
     return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would obey: control characters other than the ends of lines and tabs."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def human_bytes(count: int) -> str:

@@ -16,7 +16,8 @@ from dom0.report.model import (
     RingReport,
     RunReport,
 )
-from dom0.report.render import human_bytes, print_report, printable
+from dom0.report.printable import printable
+from dom0.report.render import human_bytes, print_report
 
 LONG = "a.rather.long.package.name:ProgramOrBackend"
 REPORT = RunReport(
