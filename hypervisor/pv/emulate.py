@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from hypervisor.abi.arch_x86_64 import FLAT_KERNEL_CS64
 from hypervisor.errors import XenError
 from hypervisor.pv import cpuid, port_io
 from hypervisor.pv.bounce import EFLAGS_DF
 from hypervisor.pv.canonical import U32, U64
 from hypervisor.pv.control_registers import read_control_register, write_control_register
+from hypervisor.pv.cpu import Segment
 from hypervisor.pv.debug import get_debugreg, set_debugreg
 from hypervisor.pv.decode import Instruction, Truncated, decode
 from hypervisor.pv.fetch import FetchFault, fetch, fetch_bytes
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 CLI: Final = 0xFA
 STI: Final = 0xFB
+_FLAG_INSTRUCTIONS: Final = (CLI, STI)
 
 _FORCED_CPUID: Final = b"\x0f\x0bxen\x0f\xa2"
 """UD2, "xen", CPUID (XEN_CPUID of arch-x86/xen.h)"""
@@ -34,11 +37,19 @@ def emulate_privileged(vcpu: PvVcpu) -> bool:
     """The instruction at RIP raised #GP(0). True: it is done, and RIP behind it; False: the guest gets the fault.
     FetchFault: it gets a page fault.
     """
+    domain = vcpu.domain
+    cpu = domain.cpu
+    if cpu.selector(Segment.CS) == FLAT_KERNEL_CS64 and port_io.iopl_permits(vcpu):
+        rip = cpu.rip
+        machine = domain.page_tables.translate(vcpu.root, rip, False)
+        if machine >= 0 and domain.memory.octets[machine] in _FLAG_INSTRUCTIONS:
+            cpu.rip = rip + 1 & U64  # what a kernel executes by far most often
+            return True
     fetched = fetch(vcpu)
     if fetched is None:
         return False
     data, width = fetched
-    if data[0] in (CLI, STI):
+    if data[0] in _FLAG_INSTRUCTIONS:
         if not port_io.iopl_permits(vcpu):
             return False
         _advance(vcpu, 1, width)
