@@ -9,6 +9,7 @@ from hypervisor.pv.crash import DomainCrash
 from hypervisor.pv.hypercalls import Hypercalls
 from hypervisor.pv.layout import ARGUMENT_MFN, PAGE_SHIFT
 from hypervisor.pv.ports import Ports
+from hypervisor.pv.rota import Rota
 from hypervisor.pv.vcpu import VCPU_INFO_SIZE, PvVcpu
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class Clock(Protocol):
 class PvDomain:
     """domid is the machine-wide core's. vcpus: all that it may have. stop_slice: the engine stops at the next border.
     mapped_grants: by handle. vm_assist: bits of VMASST_TYPE_*. border_ns: system time at
-    which the present slice ends at the latest. yielded: whether the vCPU that executes wants others to. preferred: the
-    vCPU that is to execute next.
+    which the present slice ends at the latest. rota: which vCPU executes.
     """
 
     def __init__(
@@ -106,8 +106,6 @@ class PvDomain:
         self.xen_version: int | None = None
         self.vm_assist = 0
         self.border_ns = 0
-        self.yielded = False
-        self.preferred: PvVcpu | None = None
         self.tsc_hz = clock.tsc_hz
         self.read_tsc = clock.read_tsc
         self.refusals: Callable[[PvVcpu, int, XenError], None] | None = None
@@ -115,6 +113,7 @@ class PvDomain:
         self.vcpus = [
             PvVcpu(self, vcpu_id, self._first_info(vcpu_id), now_ns) for vcpu_id in range(max_vcpus)
         ]
+        self.rota = Rota(self.vcpus)
         self.ports = Ports(self.vcpus, hypervisor.ring, self._prefer)
         self.ports.place_shared_info(shared_info)
         self.hypercalls = Hypercalls(self)
@@ -138,7 +137,7 @@ class PvDomain:
 
     def _prefer(self, vcpu: PvVcpu) -> None:
         """A vCPU has been sent an IPI, or is blocked no more: it executes next."""
-        self.preferred = vcpu
+        self.rota.prefer(vcpu)
         self.reschedule()
 
     def crash(self, vcpu: PvVcpu, reason: str) -> NoReturn:

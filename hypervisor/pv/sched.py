@@ -29,7 +29,7 @@ def sched_op(vcpu: PvVcpu, operation: int, arg: int) -> int:
     elif operation == SCHEDOP_poll:
         _poll(vcpu, arg)
     else:
-        vcpu.domain.yielded = True
+        vcpu.domain.rota.yielded = True
     vcpu.domain.reschedule()
     return 0
 

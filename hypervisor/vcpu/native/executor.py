@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 
 SLICE_NS: Final = 4_000_000
 """how long the engine runs before it is looked whether there is something to do"""
-QUANTUM_NS: Final = 4_000_000
-"""how long a vCPU executes before another one of its domain does, in one or several slices"""
 YIELD_S: Final = 0.0001
 """how long a domain that yields waits for a bell, if no other vCPU of it has anything to do"""
 NANOSECONDS: Final = 1_000_000_000
-
-
 AUDIT_BYTES: Final = 1 << 20
 """of what an audit has found, so much is told"""
 
@@ -68,7 +64,6 @@ class Executor:
         self._enter = domain.hypercalls.enter
         self._saved: dict[int, Any] = {}
         self._loaded: PvVcpu | None = None
-        self._quantum_ns = 0
 
     # ---- what the engine meets
 
@@ -114,16 +109,19 @@ class Executor:
     def run(self) -> None:
         """Until the hypervisor ends this process. Raises DomainCrash, and whatever a fault of ours raises."""
         engine, tally, domain, now_ns = self._engine, self._tally, self.domain, self.domain.now_ns
-        may_run = self._turn.may_run
+        rota, may_run = domain.rota, self._turn.may_run
         listening = self._connection.listening
         listening.fall_asleep()  # for good: a bell that rings while the engine runs is to stop it
         fd = listening.fileno()
         while True:
             self._attend()
-            vcpu = self._pick()
+            vcpu = rota.choose(self._loaded)
             if vcpu is None:
                 self._idle()
                 continue
+            if rota.lonely:  # it polls for what another domain is to do, which needs a processor: GRUB
+                self._sleep(YIELD_S)
+                self._attend()
             if not may_run():
                 self._wait()
                 continue
@@ -136,7 +134,7 @@ class Executor:
                 runstate.run(vcpu, now)
             domain.border_ns = border = _border(now, self._deadline())
             engine.run(max(0, border - now), fd)
-            self._quantum_ns -= now_ns() - now
+            rota.used(now_ns() - now)
 
     def _attend(self) -> None:
         """Whatever has come since the last border."""
@@ -158,33 +156,6 @@ class Executor:
         """The earliest timer of any vCPU."""
         deadlines = [deadline for vcpu in self.domain.vcpus if (deadline := vcpu.deadline_ns) is not None]
         return min(deadlines) if deadlines else None
-
-    def _pick(self) -> PvVcpu | None:
-        """The one that executed last, until its quantum is used up or it yields; then the next, each in its turn. One
-        that was just woken, or that another has sent an IPI, comes first: who sent it may be waiting for an answer.
-        """
-        domain, loaded = self.domain, self._loaded
-        preferred, domain.preferred = domain.preferred, None
-        if preferred is not None and preferred is not loaded and preferred.runnable:
-            self._quantum_ns = QUANTUM_NS
-            return preferred
-        if loaded is not None and loaded.runnable and self._quantum_ns > 0 and not domain.yielded:
-            return loaded
-        yielded, domain.yielded = domain.yielded, False
-        self._quantum_ns = QUANTUM_NS
-        vcpus = domain.vcpus
-        first = 0 if loaded is None else loaded.id + 1
-        for step in range(len(vcpus)):
-            vcpu = vcpus[(first + step) % len(vcpus)]
-            if vcpu.runnable:
-                if yielded and vcpu is loaded:
-                    self._let_others_work()
-                return vcpu
-        return None
-
-    def _let_others_work(self) -> None:
-        """A vCPU polls for what another domain is to do, and needs a processor for. GRUB does nothing else."""
-        select.select([self._connection.listening.fileno()], [], [], YIELD_S)
 
     def _switch(self, vcpu: PvVcpu) -> None:
         """Another vCPU's registers into the processor."""

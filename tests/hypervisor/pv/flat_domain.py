@@ -4,6 +4,7 @@ from typing import Any
 
 from hypervisor.errors import GuestFault, XenError
 from hypervisor.pv.ports import Ports
+from hypervisor.pv.rota import Rota
 from hypervisor.pv.tally import WORDS, Tally
 from hypervisor.pv.vcpu import VCPU_INFO_SIZE, PvVcpu
 
@@ -52,7 +53,7 @@ class FlatDomain:
         self.ports = Ports(self.vcpus, self.routes.__contains__, lambda vcpu: None)
         self.ports.place_shared_info(self.shared_info)
         self.reschedules = 0
-        self.yielded = False
+        self.rota = Rota(self.vcpus)
         self.asked: list[tuple[int, tuple[int, ...], int]] = []
         self.answer = 0
         self.hypervisor = self

@@ -21,7 +21,7 @@ def poll(domain: FlatDomain, ports: list[int], timeout: int = 0) -> int:
 def test_yielding_ends_the_slice_and_blocks_nothing() -> None:
     domain = FlatDomain()
     assert sched_op(domain.vcpu, SCHEDOP_yield, 0) == 0
-    assert (domain.vcpu.blocked, domain.yielded, domain.reschedules) == (False, True, 1)
+    assert (domain.vcpu.blocked, domain.rota.yielded, domain.reschedules) == (False, True, 1)
 
 
 @pytest.mark.parametrize("pending", [False, True])
