@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi.xen import VIRQ_TIMER
+from hypervisor.pv import pvclock
 from hypervisor.timers import HUGE_TIMEOUT_ANSWER_NS, HUGE_TIMEOUT_SHIFT, MILLISECOND_NS, signed64
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def set_timer_op(vcpu: PvVcpu, timeout: int) -> int:
 
 
 def expire(vcpu: PvVcpu, now_ns: int) -> None:
-    """Let the timers that are due act."""
+    """Let the timers that are due act; who looks at the clock then finds it right."""
     due = False
     if vcpu.singleshot_ns is not None and vcpu.singleshot_ns <= now_ns:
         vcpu.singleshot_ns = None
@@ -66,4 +67,5 @@ def expire(vcpu: PvVcpu, now_ns: int) -> None:
     if vcpu.poll_deadline_ns is not None and vcpu.poll_deadline_ns <= now_ns:
         vcpu.unblock()
     if due:
+        pvclock.refresh(vcpu, now_ns)
         vcpu.domain.raise_virq(vcpu, VIRQ_TIMER)
