@@ -9,7 +9,7 @@ from backends.block.backend import ServedDisk
 from backends.block.report import BackendReport, QueueCounts
 from backends.console.errors import NoConsole
 from dom0.embedding import GuestEnd
-from dom0.launch.status import DomainStatus
+from dom0.launch.snapshot import DomainStatus
 from dom0.report.model import (
     DeviceReport,
     DomainReport,

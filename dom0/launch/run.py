@@ -15,7 +15,8 @@ from dom0.embedding import GuestEnd, MachineStopped, RunningGuest, RunningMachin
 from dom0.launch.collect import collect_domain, live_row, row_of
 from dom0.launch.echo import echo_console
 from dom0.launch.interrupts import heed_interrupts
-from dom0.launch.status import DomainStatus, Snapshot, watcher_for
+from dom0.launch.snapshot import DomainStatus, Snapshot
+from dom0.launch.status import watcher_for
 from dom0.report.model import DomainReport, ExpectationResult, RunReport
 from dom0.scenario.expectations import check_guest, check_image
 from dom0.scenario.model import GuestSpec, Isolation, Scenario

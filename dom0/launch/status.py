@@ -1,7 +1,6 @@
 """What is worth watching while a scenario runs, and the two ways to watch it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dom0.launch.snapshot import Snapshot
 from dom0.report.printable import printable
 from dom0.report.render import human_bytes, whoever_listens
 from dom0.toolstack.endings import DESTROYED, OUTCOMES
@@ -30,29 +30,6 @@ STATE_STYLES: Final[Mapping[str, str]] = {
 }
 _AROUND_THE_ROWS: Final = 3
 """Lines of the terminal that the table's head and its last line take."""
-
-
-@dataclass(frozen=True, slots=True)
-class DomainStatus:
-    """One row of the live table."""
-
-    domid: int
-    name: str
-    state: str
-    program: str = ""
-    hypercalls: int = 0
-    upcalls: int = 0
-    requests: int = 0
-    bytes_moved: int = 0
-    last_line: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the live table shows; `hidden` domains had no room."""
-
-    rows: Sequence[DomainStatus]
-    hidden: int = 0
 
 
 class Watcher(Protocol):

@@ -5,7 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dom0.launch.status import STATE_STYLES, DomainStatus, LiveTable, PlainLines, Snapshot, watcher_for
+from dom0.launch.snapshot import DomainStatus, Snapshot
+from dom0.launch.status import STATE_STYLES, LiveTable, PlainLines, watcher_for
 from dom0.toolstack.endings import OUTCOMES, outcome_of
 from hypervisor.lifecycle import Status
 
