@@ -122,5 +122,7 @@ class Ledger:
         return dict(self._counts)
 
     def close(self) -> None:
-        """The domain is gone. Views that somebody kept stay valid."""
+        """The domain is gone, and with it whoever could hold anything of it: the memory goes, too."""
         self._close()
+        gone = memoryview(b"")
+        self._views = LedgerViews(gone, gone, gone)
