@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hypervisor.pv.entries import ADDRESS_MASK, GNTTAB, L1_DISALLOWED, PRESENT, RW, TABLE_DISALLOWED, USER
-from hypervisor.pv.frames import Kind, TypeOfFrame
+from hypervisor.pv.frames import KIND_SHIFT, TYPE_MASK, Kind, TypeOfFrame
 from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
 
 if TYPE_CHECKING:
     from hypervisor.pv.frames import LocalFrames
     from hypervisor.pv.validation import Validation
     from hypervisor.pv.vcpu import PvVcpu
+
+
+_ORDINARY: Final = L1_DISALLOWED | USER
+"""bits of an L1 entry of which USER alone is set"""
 
 
 def audit(validation: Validation, vcpus: Sequence[PvVcpu]) -> list[str]:
@@ -85,12 +89,28 @@ class _Recount:
         while self._to_walk:
             table = self._to_walk.pop()
             level = self.types[table]
-            look = self._data if level is TypeOfFrame.L1 else self._child
+            if level is TypeOfFrame.L1:
+                self._walk_l1(table)
+                continue
             for slot, value in enumerate(self._memory.table(table).tolist()):
                 if level is TypeOfFrame.L4 and FIRST_XEN_SLOT <= slot <= LAST_XEN_SLOT:
                     self._check_xen(_Entry(level, table, slot, value))
                 elif value & PRESENT:
-                    look(_Entry(level, table, slot, value))
+                    self._child(_Entry(level, table, slot, value))
+
+    def _walk_l1(self, table: int) -> None:
+        """Nearly all entries are ordinary: they map RAM of the domain's own, and need no words."""
+        types, counts, readers, uses = self.types, self.counts, self.readers, self._frames.uses
+        for slot, value in enumerate(self._memory.table(table).tolist()):
+            if value & PRESENT:
+                mfn = (value & ADDRESS_MASK) >> PAGE_SHIFT
+                own = value & _ORDINARY == USER and mfn < MFN_END and uses[mfn] >> KIND_SHIFT == Kind.OWN
+                if own and not value & RW:
+                    readers[mfn] = readers.get(mfn, 0) + 1
+                elif own and types.setdefault(mfn, TypeOfFrame.WRITABLE) is TypeOfFrame.WRITABLE:
+                    counts[mfn] = counts.get(mfn, 0) + 1
+                else:
+                    self._data(_Entry(TypeOfFrame.L1, table, slot, value))
 
     def _check_xen(self, entry: _Entry) -> None:
         own = self._xen_entries[entry.slot - FIRST_XEN_SLOT]
@@ -119,20 +139,22 @@ class _Recount:
 
 def _differences(frames: LocalFrames, recount: _Recount) -> Iterator[str]:
     """What is counted against what there is."""
+    types, counts, readers = recount.types, recount.counts, recount.readers
     for first, count, kind in frames.runs():
         for mfn in range(first, first + count):
-            expected = recount.types.get(mfn, TypeOfFrame.NONE), recount.counts[mfn], recount.readers[mfn]
-            counted = frames.type(mfn), frames.counts[mfn], frames.readers[mfn]
-            if counted != expected:
-                yield f"mfn {mfn:#x} ({kind.name}) is counted as {_said(counted)}; it is {_said(expected)}"
-            if frames.types[mfn] != frames.type(mfn):
-                yield f"mfn {mfn:#x} is {frames.type(mfn).name}, and {frames.types[mfn]} in the ledger"
-            if frames.granted[mfn] and frames.type(mfn) not in (TypeOfFrame.NONE, TypeOfFrame.WRITABLE):
+            of_type, ledger = frames.uses[mfn] & TYPE_MASK, frames.types[mfn]
+            counted = frames.counts[mfn], frames.readers[mfn]
+            if (of_type, *counted) != (types.get(mfn, 0), counts.get(mfn, 0), readers.get(mfn, 0)):
+                expected = _said(types.get(mfn, TypeOfFrame.NONE), counts[mfn], readers[mfn])
+                yield f"mfn {mfn:#x} ({kind.name}) is counted as {_said(frames.type(mfn), *counted)}; it is {expected}"
+            if ledger != of_type:
+                yield f"mfn {mfn:#x} is {frames.type(mfn).name}, and {ledger} in the ledger"
+            if frames.granted[mfn] and of_type not in (TypeOfFrame.NONE, TypeOfFrame.WRITABLE):
                 yield f"mfn {mfn:#x} is {frames.type(mfn).name}, and others may write to it"
     for mfn in {*recount.counts, *recount.readers}:
         if not 0 <= mfn < MFN_END or frames.kind(mfn) is Kind.ABSENT:
             yield f"mfn {mfn:#x} is referred to, and not there"
 
 
-def _said(state: tuple[TypeOfFrame, int, int]) -> str:
-    return f"{state[0].name} {state[1]} times, {state[2]} without a type"
+def _said(of_type: TypeOfFrame, count: int, readers: int) -> str:
+    return f"{of_type.name} {count} times, {readers} without a type"

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from hypervisor.pv.frames import LocalFrames
 
 
-class M2pRun(BaseModel):
-    """MFNs whose M2P entries count up from `pfn`."""
+class M2pPart(BaseModel):
+    """M2P entries from that of `mfn` on. pfns: u64s, packed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     mfn: int = Field(ge=0, lt=MFN_END)
-    count: int = Field(ge=1, le=MFN_END)
-    pfn: int = Field(ge=0, lt=1 << 64)
+    pfns: bytes = Field(max_length=8 * MFN_END)
 
 
 class Pin(BaseModel):
@@ -41,33 +40,23 @@ class PageTablesState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     pinned: list[Pin]
-    m2p: list[M2pRun]
+    m2p: list[M2pPart]
     strict_m2p: bool
 
 
 def dump(frames: LocalFrames, m2p: memoryview, strict_m2p: bool) -> PageTablesState:
     """The state, when nothing is half done."""
     pins = [Pin(mfn=mfn, level=int(frames.type(mfn))) for mfn in sorted(frames.pinned)]
-    runs: list[M2pRun] = []
-    for first, count, _ in frames.runs():
-        runs += _m2p_runs(first, m2p[first : first + count].tolist())
-    return PageTablesState(pinned=pins, m2p=runs, strict_m2p=strict_m2p)
-
-
-def _m2p_runs(first: int, pfns: list[int]) -> list[M2pRun]:
-    runs = []
-    start = 0
-    for index in range(1, len(pfns) + 1):
-        if index == len(pfns) or pfns[index] != pfns[index - 1] + 1:
-            runs.append(M2pRun(mfn=first + start, count=index - start, pfn=pfns[start]))
-            start = index
-    return runs
+    parts = [
+        M2pPart(mfn=first, pfns=m2p[first : first + count].tobytes()) for first, count, _ in frames.runs()
+    ]
+    return PageTablesState(pinned=pins, m2p=parts, strict_m2p=strict_m2p)
 
 
 def load_m2p(state: PageTablesState, m2p: memoryview) -> None:
-    """Write the M2P table. InvalidArgument: a run that leads out of it."""
-    for run in state.m2p:
-        if run.mfn + run.count > MFN_END or run.pfn + run.count > 1 << 64:
-            raise InvalidArgument("M2P run", run, "MFNs and PFNs that there are")
-        for index in range(run.count):
-            m2p[run.mfn + index] = run.pfn + index
+    """Write the M2P table. InvalidArgument: a part that leads out of it."""
+    for part in state.m2p:
+        count, rest = divmod(len(part.pfns), 8)
+        if rest or part.mfn + count > min(len(m2p), MFN_END):
+            raise InvalidArgument("M2P part", (part.mfn, len(part.pfns)), "u64s for MFNs that there are")
+        m2p[part.mfn : part.mfn + count] = memoryview(part.pfns).cast("Q")

@@ -178,6 +178,7 @@ class PagedGuest:
 
     def hopped(self, state: PageTablesState) -> "PagedGuest":
         """Another process has this memory, and nothing else but the state."""
+        state = PageTablesState.model_validate_json(state.model_dump_json())
         other = PagedGuest(self.pages, len(self.vcpus))
         present = [run for run in self.frames.runs() if run[2] is Kind.OWN]
         other.page_tables.vanish(RAM_FIRST, self.pages)
