@@ -63,5 +63,6 @@ def write_control_register(vcpu: PvVcpu, number: int, value: int) -> None:
         vcpu.domain.page_tables.load_kernel_root(vcpu, mfn)
     elif number == 4:
         vcpu.cr4 = guest_cr4(value)
+        vcpu.domain.cpu.time_stamps_disabled = bool(value & CR4_TSD)
     else:
         raise Unsupported(f"CR{number}")

@@ -48,6 +48,8 @@ class Cpu(Protocol):
     """of the last page fault that the engine met"""
     task_switched: bool
     """CR0.TS: the next FPU instruction raises #NM"""
+    time_stamps_disabled: bool
+    """CR4.TSD: RDTSC raises #GP, in guest kernel mode, too"""
 
     def gpr(self, number: int) -> int:
         """A general register by its number in the instruction set (0 rax, 1 rcx, 2 rdx, 3 rbx, 4 rsp, …)."""

@@ -1,7 +1,7 @@
-"""Time as a guest computes it from its time stamp counter: vcpu_time_info.
+"""Time as a guest computes it from its time stamp counter: vcpu_time_info, and the wall clock of shared_info.
 
-Follows __update_vcpu_system_time (xen/arch/x86/time.c) and public/xen.h: nanoseconds are
-system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32.
+Follows __update_vcpu_system_time (xen/arch/x86/time.c), update_domain_wallclock_time (xen/common/time.c) and
+public/xen.h: nanoseconds are system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32.
 
 While a record is written no vCPU of the domain executes, since one engine has them all; so the version only says that
 it is new. The guest is not told that its counter is stable (XEN_PVCLOCK_TSC_STABLE_BIT), so that it lets no step of a
@@ -15,17 +15,22 @@ from functools import lru_cache
 from struct import Struct as Codec
 from typing import TYPE_CHECKING, Final
 
-from hypervisor.abi.xen import vcpu_info
+from hypervisor.abi.xen import shared_info, vcpu_info
 from hypervisor.errors import GuestFault
 from hypervisor.pv.canonical import U32
 
 if TYPE_CHECKING:
+    from hypervisor.pv.domain import PvDomain
     from hypervisor.pv.vcpu import PvVcpu
 
 NANOSECONDS: Final = 1_000_000_000
 
 _RECORD: Final = Codec("<IIQQIbB2x")
 _TIME: Final = vcpu_info.offsets["time"]
+_WALL: Final = Codec("<III")
+_WC_VERSION: Final = shared_info.offsets["wc_version"]
+_WC_SEC_HI: Final = Codec("<I")
+_WC_SEC_HI_AT: Final = shared_info.offsets["wc_sec_hi"]
 
 
 @lru_cache(maxsize=16)
@@ -68,3 +73,12 @@ def write_area(vcpu: PvVcpu, address: int, data: bytes) -> None:
     """Bring a copy that the guest has asked for up to date, unless it has unmapped it: its loss, as with Xen."""
     with suppress(GuestFault):
         vcpu.domain.page_tables.write(vcpu.kernel_root, address, data)
+
+
+def publish_wall_clock(domain: PvDomain) -> None:
+    """Write the Unix time at which system time was 0."""
+    seconds, nanoseconds = divmod(max(0, domain.wall_clock_ns() - domain.now_ns()), NANOSECONDS)
+    page = domain.shared_info
+    version = int.from_bytes(page[_WC_VERSION : _WC_VERSION + 4], "little")
+    _WALL.pack_into(page, _WC_VERSION, (version | 1) + 1 & U32, seconds & U32, nanoseconds)
+    _WC_SEC_HI.pack_into(page, _WC_SEC_HI_AT, seconds >> 32 & U32)

@@ -19,6 +19,7 @@ from hypervisor.abi.xen import VMASST_TYPE_writable_pagetables
 from hypervisor.pv import cpuid as cpuid_leaves
 from hypervisor.pv import pvclock, runstate
 from hypervisor.pv.bounce import EFLAGS_DF, EFLAGS_NT, EFLAGS_RF, EFLAGS_TF, enter_kernel
+from hypervisor.pv.control_registers import CR4_TSD
 from hypervisor.pv.cpu import Segment
 from hypervisor.pv.descriptors import LONG
 from hypervisor.pv.emulate import emulate_forced_cpuid, emulate_privileged
@@ -237,6 +238,7 @@ def switch_in(vcpu: PvVcpu) -> None:
     domain.cpu.load_root(vcpu.root)
     if vcpu.context is not None:
         load_registers(vcpu)
+    domain.cpu.time_stamps_disabled = bool(vcpu.cr4 & CR4_TSD)
     pvclock.publish(vcpu)
     runstate.publish(vcpu)
 

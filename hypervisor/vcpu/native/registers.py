@@ -21,6 +21,7 @@ OTHER_FLAGS: Final = 0x3F7FD7 & ~(ARITHMETIC_FLAGS | DIRECTION_FLAG)
 ALWAYS_SET: Final = 2
 
 CR0_TS: Final = 1 << 3
+CR4_TSD: Final = 1 << 2
 
 FLAGS_START: Final = 136
 FLAGS_END: Final = 176
@@ -155,7 +156,13 @@ class Registers(ctypes.Structure):
     gdt: SegmentCache
     cr: ctypes.Array[ctypes.c_uint64]
     efer: int
+    fpu_top: int
+    fpu_status: int
+    fpu_control: int
+    fpu_tags: ctypes.Array[ctypes.c_uint8]
+    fpu: ctypes.Array[ctypes.c_uint8]
     mxcsr: int
+    xmm: ctypes.Array[ctypes.Array[ctypes.c_uint8]]
     error_code: int
     exception_is_int: int
     exception_next_eip: int
@@ -247,6 +254,15 @@ class Registers(ctypes.Structure):
             self.hflags &= ~HF_TS
             self.cr[0] &= ~CR0_TS
 
+    @property
+    def time_stamps_disabled(self) -> bool:
+        """CR4.TSD: RDTSC raises #GP."""
+        return bool(self.cr[4] & CR4_TSD)
+
+    @time_stamps_disabled.setter
+    def time_stamps_disabled(self, value: bool) -> None:
+        self.cr[4] = self.cr[4] & ~CR4_TSD | (CR4_TSD if value else 0)
+
     def selector(self, register: Segment) -> int:
         """The selector that a segment register holds."""
         return self._caches[register].selector
@@ -269,9 +285,9 @@ class Registers(ctypes.Structure):
             cache.limit = 0
             cache.flags = NULL_DATA_FLAGS
         if register not in _WITH_BASE:
-            self._refresh_hidden_flags()
+            self.refresh_hidden_flags()
 
-    def _refresh_hidden_flags(self) -> None:
+    def refresh_hidden_flags(self) -> None:
         """What the engine's translator must know of CS, SS, DS and ES (cpu_x86_load_seg_cache)."""
         caches = self._caches
         code = caches[_CS].flags
@@ -286,6 +302,12 @@ class Registers(ctypes.Structure):
             if not code & DESC_B or caches[_DS].base or caches[_ES].base or caches[_SS].base:
                 hidden |= HF_ADDSEG
         self.hflags = hidden
+
+    def set_floating_point_modes(self, fpu_control: int, mxcsr: int) -> None:
+        """The FPU's control word and MXCSR, with what the engine derives from them."""
+        self.fpu_control, self.mxcsr = fpu_control, mxcsr
+        self._library.update_fp_status_x86_64(self._env)
+        self._library.update_mxcsr_status_x86_64(self._env)
 
     def debug_register(self, number: int) -> int:
         """DR0 to DR3, DR6, DR7."""

@@ -91,6 +91,7 @@ class CpuGuest(PagedGuest):
             monitor=self.monitor,
             shared_info=shared_info,
             now_ns=lambda: self.time_ns,
+            wall_clock_ns=lambda: self.time_ns + 1_700_000_000_000_000_000,
             read_tsc=lambda: self.time_ns * 2,
             tsc_hz=2_000_000_000,
             raise_virq=lambda vcpu, virq: self.virqs.append((vcpu.id, virq)),

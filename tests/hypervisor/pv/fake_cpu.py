@@ -56,7 +56,7 @@ class FakeCpu(CachingCpu):
         self.rflags = 0x202
         self.fs_base = self.gs_base = 0
         self.cr2 = 0
-        self.task_switched = False
+        self.task_switched = self.time_stamps_disabled = False
         self.selectors = dict.fromkeys(Segment, 0xE02B) | {Segment.CS: 0xE033}
         self.loaded = {register: FLAT[selector & ~RPL] for register, selector in self.selectors.items()}
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]

@@ -147,6 +147,22 @@ def test_user_mode_may_do_none_of_it(guest: CpuGuest, code: bytes) -> None:
     assert not execute_faulting(guest, code)
 
 
+def test_a_kernel_may_keep_the_counter_from_its_user_mode(guest: CpuGuest) -> None:
+    guest.cpu.rax = 4
+    assert execute_faulting(guest, b"\x0f\x22\xe0")
+    assert guest.cpu.time_stamps_disabled
+    assert execute_faulting(guest, b"\x0f\x31"), "its own reads trap, and are emulated"
+    assert guest.cpu.rdx << 32 | guest.cpu.rax == 2 * guest.time_ns
+    guest.cpu.time_stamps_disabled = False
+    traps.switch_in(guest.vcpu)
+    assert guest.cpu.time_stamps_disabled
+    assert not execute_faulting(guest.user(), b"\x0f\x31")
+    guest.cpu.rax = 0
+    traps.deliver_exception(guest.vcpu, 0)
+    assert execute_faulting(guest, b"\x0f\x22\xe0")
+    assert not guest.cpu.time_stamps_disabled
+
+
 # MSRs
 
 

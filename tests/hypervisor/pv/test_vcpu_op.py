@@ -31,7 +31,7 @@ from hypervisor.abi.vcpu import (
     VCPUOP_up,
     vcpu_runstate_info,
 )
-from hypervisor.abi.xen import HYPERVISOR_sched_op, vcpu_info, vcpu_time_info
+from hypervisor.abi.xen import HYPERVISOR_sched_op, shared_info, vcpu_info, vcpu_time_info
 from hypervisor.pv import pvclock, runstate, timers, traps
 from hypervisor.pv.frames import TypeOfFrame
 from hypervisor.pv.layout import SHARED_INFO_MFN
@@ -366,6 +366,12 @@ def test_time_is_published_when_a_timer_is_due(guest: CpuGuest) -> None:
     guest.time_ns += 2_000_000_000
     timers.expire(guest.vcpu, guest.time_ns)
     assert time_record(guest).system_time == guest.time_ns
+
+
+def test_the_wall_clock_is_the_time_at_which_the_machine_began(guest: CpuGuest) -> None:
+    pvclock.publish_wall_clock(guest.domain)
+    info = shared_info.unpack(bytes(guest.domain.shared_info[: shared_info.size]))
+    assert (info.wc_version % 2, info.wc_sec, info.wc_nsec, info.wc_sec_hi) == (0, 1_700_000_000, 0, 0)
 
 
 def test_physdev_and_assists(guest: CpuGuest) -> None:
