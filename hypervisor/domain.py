@@ -213,6 +213,8 @@ class Domain:
         if self.life is not Life.DYING:
             self.life = next_life(self.domid, self.life, LifeEvent.KILL)
             self.is_dying = self.stopped = True
+            if self.moves is not None:
+                self.moves.end()
             self._cancel_timers()
             for vcpu in self.vcpus:
                 vcpu.release_info()

@@ -107,6 +107,10 @@ class PageMoves:
         if self._wanted or self._ending or self._offered:
             self._move()
 
+    def end(self) -> None:
+        """The domain dies: its process is not asked any more, and nothing is kept for it."""
+        self._move()
+
     # ---- those who want to map
 
     def prepare(self, reference: int, domid: int, *, readonly: bool) -> bool:
@@ -197,14 +201,14 @@ class PageMoves:
     # ---- moving
 
     def _stand_still(self) -> None:
-        if self._process is None or self._process.stands_still:
+        if self._process is None or self._domain.is_dying or self._process.stands_still:
             self._move()
         else:
             self._process.ask()
 
     def _move(self) -> None:
         moved = [*self._take_back(), *self._hand_out(), *self._forget()]
-        if self._process is not None:
+        if self._process is not None and not self._domain.is_dying:
             self._process.moved(moved)
             if self._unconfirmed:
                 self._process.ask()
@@ -217,8 +221,10 @@ class PageMoves:
             try:
                 moved = self._unshare(use.pin.mfn, use.page)
             except OSError:  # this process has too many mappings just now
-                self._ending.append(use)
-                continue
+                if not self._domain.is_dying:
+                    self._ending.append(use)
+                    continue
+                moved = False
             if moved:
                 yield use.pin.gpfn
             use.table.unpin(use.reference, use.pin, readonly=use.readonly)
@@ -233,7 +239,7 @@ class PageMoves:
 
     def _hand_out(self) -> Iterator[int]:
         """The pages that are wanted."""
-        if self._succeeded:
+        if self._succeeded and not self._domain.is_dying:
             return
         groups: dict[tuple[int, bool], list[int]] = {}
         for (gpfn, domid), readonly in self._wanted.items():

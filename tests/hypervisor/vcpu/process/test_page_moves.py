@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypervisor.abi.grant_table import (
     GNTMAP_host_map,
     GNTMAP_readonly,
+    GNTST_bad_domain,
     GNTST_general_error,
     GNTST_okay,
     GNTTABOP_map_grant_ref,
@@ -420,6 +421,26 @@ def test_an_owner_that_dies(rig: Rig) -> None:
     assert rig.mapper.unmap((mapping.handle, WINDOW)) == [GNTST_okay]
     assert domid not in rig.machine.domains
     moves.attach(rig.owner.changes)
+
+
+def test_an_owner_that_dies_while_its_page_is_on_its_way_back(rig: Rig) -> None:
+    rig.grant(REF, MFN)
+    rig.grant(REF + 1, MFN + 1)
+    (mapping,) = rig.mapper.map(rig.domid, (REF, WINDOW))
+    rig.mapper.meanwhile = lambda: None
+    assert rig.mapper.unmap((mapping.handle, WINDOW)) == [GNTST_okay]
+    moves, domid = rig.native.domain.moves, rig.domid
+    assert moves is not None
+    assert not moves.prepare(REF + 1, rig.guest.domid, readonly=False)
+    while not rig.native.domain.kill(1000):
+        pass
+    assert domid not in rig.machine.domains
+    assert not moves.pending(rig.guest.domid)
+    moves.stood_still()  # its process is not gone yet
+    rig.owner.changes.ask()
+    rig.mapper.waited = 0
+    (mapping,) = rig.mapper.map(domid, (REF, WINDOW))
+    assert (mapping.status, rig.mapper.waited) == (GNTST_bad_domain, 0)
 
 
 def test_a_page_that_its_owner_gives_up(rig: Rig) -> None:
