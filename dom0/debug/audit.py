@@ -41,7 +41,7 @@ class MachineAudit(BaseModel):
 
 
 async def audit_machine(machine: "RunningMachine", pid: int) -> MachineAudit:
-    """Count everything again. Guests run on meanwhile; a native one stands still for some milliseconds."""
+    """Count everything again. Guests run on meanwhile; a native one stands still for some tenths of a second."""
     page_tables = []
     for guest in list(machine.guests):
         if guest.native is None:
