@@ -24,11 +24,13 @@ from dom0.scenario.model import DiskSpec, Isolation, MemorySize, Pcpus
 from dom0.services import Services, start_services
 from dom0.toolstack.devices import DeviceRecord
 from dom0.toolstack.endings import outcome_of
+from dom0.toolstack.errors import BuildError
 from dom0.toolstack.pv_builder import PvConfig
 from dom0.toolstack.toolstack import DiskConfig, DomainConfig
 from hypervisor.credit import DEFAULT_WEIGHT
 from hypervisor.domain import Domain
 from hypervisor.vcpu.coroutine_host import CoroutineHost
+from hypervisor.vcpu.native.library import EngineUnavailable, find_library
 from kernel.kernel import Kernel
 from kernel.parking import in_trio
 from kernel.program import run_program
@@ -181,7 +183,8 @@ class RunningMachine:
             shuffled: its pages come from all over the machine, as on a real one, rather than in order.
 
         Raises:
-            BuildError: the machine refused, or the kernel is none (`cause` says why); nothing is left of the guest.
+            BuildError: the machine refused, the kernel is none, or there is no engine for it (`cause` says why);
+                nothing is left of the guest.
             pydantic.ValidationError: memory, weight, cap or a disk's settings are wrong.
             BackendError, NoSuchDriverDomain, StoreError, MachineStopped: as for `start`.
         """
@@ -198,6 +201,10 @@ class RunningMachine:
             weight=checked_weight(weight),
             cap=checked_cap(cap),
         )
+        try:
+            find_library()
+        except EngineUnavailable as error:
+            raise BuildError(config.name, "find an engine that executes it", error) from error
         return await self._begin(config, self._execute_natively)
 
     def _named(self, name: str) -> str:

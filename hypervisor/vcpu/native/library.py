@@ -64,6 +64,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "cpu_x86_update_cr4_x86_64": (None, (_pointer, ctypes.c_uint32)),
     "cpu_x86_update_dr7_x86_64": (None, (_pointer, ctypes.c_uint32)),
     "helper_read_eflags_x86_64": (_u64, (_pointer,)),
+    "update_fp_status_x86_64": (None, (_pointer,)),
+    "update_mxcsr_status_x86_64": (None, (_pointer,)),
     "tlb_flush_x86_64": (None, (_pointer,)),
     "tlb_flush_page_x86_64": (None, (_pointer, _u64)),
     "tlb_set_dirty_x86_64": (None, (_pointer, _u64)),
@@ -138,7 +140,7 @@ class Library:
 @cache
 def library() -> Library:
     """The library, loaded. EngineUnavailable if it is not there or another version than the one that we know."""
-    path = _find()
+    path = find_library()
     try:
         held = ctypes.PyDLL(str(path))
     except OSError as error:
@@ -151,7 +153,8 @@ def library() -> Library:
     return Library(held)
 
 
-def _find() -> Path:
+def find_library() -> Path:
+    """Where it is. EngineUnavailable if it is not there or another version than the one that we know."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise EngineUnavailable("it is not installed")
