@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hypervisor.abi.errno import XEN_EINVAL
 from hypervisor.abi.xen import HYPERVISOR_iret, HYPERVISOR_multicall, multicall_entry
 from hypervisor.continuation import Continuation
+from hypervisor.errors import GuestFault
 
 if TYPE_CHECKING:
     from hypervisor.pv.vcpu import PvVcpu
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ENTRY_BYTES: Final = multicall_entry.size
 RESULT: Final = multicall_entry.offsets["result"]
 ENTRIES_A_SLICE: Final = 128
+U32: Final = 0xFFFF_FFFF
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 _ALONE: Final = frozenset({HYPERVISOR_multicall, HYPERVISOR_iret})
@@ -37,6 +39,8 @@ def run_batch(dispatch: Dispatch, vcpu: PvVcpu, call_list: int, nr_calls: int) -
 
     Raises GuestFault when the entries cannot be read and written: none of them is executed then.
     """
+    if nr_calls >= U32 // ENTRY_BYTES:
+        raise GuestFault(vcpu.domain.domid, call_list, nr_calls * ENTRY_BYTES)
     count = min(nr_calls, ENTRIES_A_SLICE)
     page_tables, root = vcpu.domain.page_tables, vcpu.kernel_root
     page_tables.check_writable(root, call_list, count * ENTRY_BYTES)

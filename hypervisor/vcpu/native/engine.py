@@ -8,6 +8,7 @@ is dropped while the process goes on has been seen to break the next one, so the
 from __future__ import annotations
 
 import ctypes
+from types import MappingProxyType
 from typing import Final, Self
 
 from hypervisor.pv.cpu import Segment
@@ -39,6 +40,8 @@ EFER: Final = 0xD01
 CR0: Final = 0x8005_0033
 """PE, MP, ET, NE, WP, AM, PG"""
 INITIAL_FLAGS: Final = 0x202
+FPU_REGISTERS: Final = MappingProxyType({246: 0x37F, 247: 0xFFFF})
+"""FPCW and FPTAG of uc_x86_reg, as FNINIT leaves them"""
 FLAT_CODE_SELECTOR: Final = 0xE033
 FLAT_DATA_SELECTOR: Final = 0xE02B
 SAVED_BYTES: Final = 2872
@@ -133,6 +136,9 @@ class Engine(Registers):
         self.gdt.limit = GDT_LIMIT
         for number in (0, 1, 2, 3):
             self.dr[number] = 0
+        for named, value in FPU_REGISTERS.items():
+            code_of_error = held.uc_reg_write(self._uc, named, ctypes.byref(ctypes.c_uint64(value)))
+            self._loaded_library.check("uc_reg_write", code_of_error)
 
     def reset(self) -> None:
         """The registers of a vCPU that has not executed yet: Xen's flat segments, the rest as after INIT."""

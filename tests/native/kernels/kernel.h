@@ -35,8 +35,8 @@ struct test_case {
 
 #define CASE(title)                                                                                                \
     static void case_##title(void);                                                                                \
-    static const struct test_case entry_##title                                                                    \
-        __attribute__((section(".cases"), used)) = {#title, case_##title};                                         \
+    static const struct test_case entry_##title = {#title, case_##title};                                          \
+    static const struct test_case *const listed_##title __attribute__((section(".cases"), used)) = &entry_##title; \
     static void case_##title(void)
 
 extern start_info_t *start_info;

@@ -3,7 +3,7 @@
 
 start_info_t *start_info;
 shared_info_t *shared;
-extern const struct test_case cases_start[], cases_end[];
+extern const struct test_case *const cases_start[], *const cases_end[];
 extern u8 entry_stack_top[];
 static u8 shared_page[PAGE] __attribute__((aligned(4096)));
 static unsigned checked, failed;
@@ -54,9 +54,9 @@ void kernel_main(start_info_t *start)
     memset(shared->evtchn_mask, 0xff, sizeof shared->evtchn_mask);
     set_traps();
     HYPERCALL(stack_switch, FLAT_KERNEL_SS, entry_stack_top);
-    for (const struct test_case *each = cases_start; each < cases_end; each++)
-        if (named((const char *)start->cmd_line, each->name)) {
-            each->run();
+    for (const struct test_case *const *each = cases_start; each < cases_end; each++)
+        if (named((const char *)start->cmd_line, (*each)->name)) {
+            (*each)->run();
             print("%u checks, %u failed", checked, failed);
             shut_down(SHUTDOWN_poweroff);
         }

@@ -44,6 +44,10 @@ CASES = {
     "ipi": 7,
     "smp_stale": 7,
     "bad_contexts": 36,
+    "vcpu_state": 10,
+    "places": 77,
+    "batches": 8,
+    "strict_m2p": 12,
     "memory": 46,
     "grant_maps 0 8 9": 67,
 }
