@@ -166,7 +166,7 @@ class CreditScheduler:
         self._ticked_ns = now_ns
         self._settle_overdraft(elapsed_ns)
         if now_ns - self._accounted_ns >= self.slice_ns:
-            share_out(list(self.units), now_ns - self._accounted_ns, self.pcpus, self.slice_ns)
+            share_out(list(self.units), now_ns - self._accounted_ns, self.slice_ns)
             self._accounted_ns = now_ns
         for unit in self.units:
             if unit.share.cap:

@@ -14,37 +14,36 @@ if TYPE_CHECKING:
     from hypervisor.credit import Unit
 
 
-def share_out(units: Sequence[Unit], elapsed_ns: int, pcpus: int, slice_ns: int) -> None:
+def share_out(units: Sequence[Unit], elapsed_ns: int, slice_ns: int) -> None:
     """Settle the credit of `units` for the last `elapsed_ns`. Credit stays within a slice or what has elapsed,
-    whichever is more.
+    whichever is more. Who sleeps takes part until it has paid what it owes to the others.
     """
     most_ns = max(slice_ns, elapsed_ns)
-    active = [unit for unit in units if unit.wants or unit.burned_ns]
-    balance_ns = sum(unit.credit_ns + unit.burned_ns for unit in active)
-    burned_ns = sum(unit.burned_ns for unit in active)
-    _give(active, burned_ns + max(0, -balance_ns), most_ns)
-    weight = sum(unit.share.weight for unit in active)
+    burned_ns = sum(unit.burned_ns for unit in units)
+    rooms = {
+        unit: (most_ns if unit.wants or unit.burned_ns else 0) - unit.credit_ns
+        for unit in units
+        if unit.wants or unit.burned_ns or unit.credit_ns < 0
+    }
+    balance_ns = burned_ns + sum(unit.credit_ns for unit in rooms)
+    _give(rooms, burned_ns + max(0, -balance_ns))
     for unit in units:
-        if not unit.wants and not unit.burned_ns and unit.credit_ns < 0:  # who sleeps pays what it owes
-            its_share = min(
-                elapsed_ns, pcpus * elapsed_ns * unit.share.weight // (weight + unit.share.weight)
-            )
-            unit.credit_ns = min(0, unit.credit_ns + its_share)
         unit.credit_ns = max(unit.credit_ns, -most_ns)
         unit.burned_ns = 0
 
 
-def _give(units: Sequence[Unit], credit_ns: int, most_ns: int) -> None:
-    """Nobody has more than `most_ns` afterwards, and what is left by those who have it goes to the others."""
-    open_ = [unit for unit in units if unit.credit_ns < most_ns]
+def _give(rooms: dict[Unit, int], credit_ns: int) -> None:
+    """By weight, to each as much as it has room for; what is left by some goes to the others."""
+    open_ = [unit for unit, room_ns in rooms.items() if room_ns > 0]
     while open_ and credit_ns > 0:
         weight = sum(unit.share.weight for unit in open_)
-        full = [unit for unit in open_ if most_ns - unit.credit_ns <= credit_ns * unit.share.weight // weight]
+        full = [unit for unit in open_ if rooms[unit] <= credit_ns * unit.share.weight // weight]
+        for unit in full:
+            credit_ns -= rooms[unit]
+            unit.credit_ns += rooms[unit]
         if not full:
             for unit in open_:
                 unit.credit_ns += credit_ns * unit.share.weight // weight
             return
-        for unit in full:
-            credit_ns -= most_ns - unit.credit_ns
-            unit.credit_ns = most_ns
-        open_ = [unit for unit in open_ if unit.credit_ns < most_ns]
+        filled = set(full)
+        open_ = [unit for unit in open_ if unit not in filled]

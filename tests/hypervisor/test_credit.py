@@ -126,14 +126,17 @@ def test_a_cap_of_a_whole_processor_or_more_is_none() -> None:
 def test_whoever_computes_gets_its_share_whatever_others_do(
     weight: int, others: list[tuple[int, float]], pcpus: int, seed: int
 ) -> None:
-    """Others sleep and wake as they like, and are boosted for it."""
+    """Others sleep and wake as they like, and are boosted for it. One that is entitled to nearly a whole processor
+    cannot make up for that.
+    """
     load = Load(weight)
     sleepers = [
         Load(other, wants=by_chance(seed + index, duty)) for index, (other, duty) in enumerate(others)
     ]
     Processors(pcpus, [*sleepers, load]).run(LONG)
     total = weight + sum(other for other, _ in others)
-    assert load.ran >= min(Fraction(1), Fraction(pcpus * weight, total)) * LONG - (len(others) + 3) * SLICE
+    share = min(Fraction(1), Fraction(pcpus * weight, total))
+    assert load.ran >= share * LONG * 9 / 10 - (len(others) + 3) * SLICE
 
 
 def test_nobody_gets_more_by_sleeping_through_the_ticks() -> None:
@@ -262,6 +265,36 @@ def test_a_debt_is_paid_while_one_sleeps() -> None:
         scheduler.charge(other, SLICE * MILLISECOND_NS)
         scheduler.tick(period * SLICE * MILLISECOND_NS)
     assert debtor.credit_ns == 0
+
+
+def test_what_one_has_used_long_ago_is_forgiven() -> None:
+    """Such as while nobody could tick."""
+    scheduler = CreditScheduler(1)
+    debtor, other = scheduler.add(Share()), scheduler.add(Share())
+    for unit in (debtor, other):
+        scheduler.wake(unit)
+    scheduler.charge(debtor, 10_000 * MILLISECOND_NS)
+    ticks = 0
+    while not ticks or not debtor.runs:
+        ticks += 1
+        scheduler.tick(ticks * scheduler.tick_ns)
+        scheduler.charge(other, scheduler.tick_ns)
+    assert ticks <= 20
+
+
+def test_credit_that_somebody_takes_along_is_given_again() -> None:
+    scheduler = CreditScheduler(1)
+    idler, *busy = [scheduler.add(Share()) for _ in range(3)]
+    for unit in busy:
+        scheduler.wake(unit)
+    idler.credit_ns = 30 * MILLISECOND_NS
+    for unit in busy:
+        scheduler.charge(unit, 15 * MILLISECOND_NS)
+        unit.burned_ns = 0
+    scheduler.remove(idler, 0)
+    for tick in range(1, 8):
+        scheduler.tick(tick * scheduler.tick_ns)
+    assert sum(unit.credit_ns for unit in busy) >= -2
 
 
 def test_shares_that_change_are_told() -> None:

@@ -31,13 +31,15 @@ UNHURRIED_TICKS: Final = 2
 """between two looks while all have processors, and one more would have none; or while somebody capped is blocked"""
 STRIKES: Final = 3
 """so many looks in a row may find that a process runs which must not: it may be in the middle of a hypercall"""
+IDLE_PART: Final = 50
+"""who uses less than this part of a tick, and might use all, does not want to run"""
 RELAXED_TICKS: Final = 8
 """the most between two looks while some processors are free"""
 
 
 class Contender:
     """An engine among those that share the processors. ring: wakes its process; cpu_ns: processor time that this
-    has used; hold: stops it, or lets it go on.
+    has used; hold: stops it, or lets it go on. was_open: its gate has been open ever since the last look.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Contender:
         "strikes",
         "unit",
         "used_ns",
+        "was_open",
         "words",
     )
 
@@ -77,7 +80,7 @@ class Contender:
         self.looked_ns = now_ns
         self.blocks = 0
         self.capped = bool(unit.share.cap)
-        self.is_open = self.is_held = False
+        self.is_open = self.was_open = self.is_held = False
         self.strikes = 0
 
 
@@ -177,6 +180,7 @@ class Pcpus:
             unit.allowance_ns = 0  # what was used before there was a cap
         elapsed_ns, contender.looked_ns = now_ns - contender.looked_ns, now_ns
         much = 2 * used_ns > elapsed_ns
+        little = IDLE_PART * used_ns < elapsed_ns and 2 * elapsed_ns >= scheduler.tick_ns
         contender.strikes = contender.strikes + 1 if much and not contender.is_open else 0
         if contender.strikes >= STRIKES:
             contender.is_held = True
@@ -185,6 +189,9 @@ class Pcpus:
         steady = much or blocks == contender.blocks
         contender.blocks = blocks
         wants = contender.is_held or state == State.WAITS or (state == State.RUNS and steady)
+        if contender.was_open and little:
+            wants = False  # whatever it says: others would wait for it for ever
+        contender.was_open = contender.is_open
         if wants and contender.domain.executing:
             scheduler.wake(unit)
         else:
@@ -203,9 +210,10 @@ class Pcpus:
             may_wake = not unit.parked and (not contended or unit.credit_ns >= 0)
             is_open = unit.runs if unit.wants else may_wake
             contender.words[TELL] = self._generation if contended and unit.runs else 0
+            contender.words[GATE] = is_open
             if is_open != contender.is_open:
                 contender.is_open = is_open
-                contender.words[GATE] = is_open
+                contender.was_open = False
                 if is_open and contender.is_held:
                     contender.is_held = False
                     contender.hold(False)
