@@ -16,6 +16,7 @@ from hypervisor.abi.vcpu import RUNSTATE_blocked, RUNSTATE_runnable, RUNSTATE_ru
 from hypervisor.pv import runstate, timers, traps
 from hypervisor.pv.state import DomainState, dump_domain, load_domain
 from hypervisor.pv.vcpu import PvVcpu
+from hypervisor.vcpu.native.processor_state import ProcessorState, dump_processor, load_processor
 from hypervisor.vcpu.process.wire import RequestKind
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ AUDIT_BYTES: Final = 1 << 20
 
 
 class SavedDomain(BaseModel):
-    """A native domain between two processes. registers: the engine's register file by vCPU."""
+    """A native domain between two processes. processors: the registers of each vCPU that has executed."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(extra="forbid")
 
     domain: DomainState
-    registers: dict[int, bytes]
+    processors: dict[int, ProcessorState]
 
 
 class Executor:
@@ -177,7 +178,11 @@ class Executor:
         if self._loaded is not None:
             traps.switch_out(self._loaded)
             self._saved[self._loaded.id] = self._engine.save()
-        saved = SavedDomain(domain=dump_domain(self.domain), registers=self._saved)
+        processors = {}
+        for vcpu_id, registers in self._saved.items():
+            self._engine.load(registers)
+            processors[vcpu_id] = dump_processor(self._engine)
+        saved = SavedDomain(domain=dump_domain(self.domain), processors=processors)
         state = saved.model_dump_json().encode()
         with open(fd, "wb") as file:
             file.write(state)
@@ -198,7 +203,9 @@ class Executor:
         harms nobody.
         """
         load_domain(self.domain, saved.domain)
-        self._saved = dict(saved.registers)
+        for vcpu_id, state in saved.processors.items():
+            load_processor(self._engine, state)
+            self._saved[vcpu_id] = self._engine.save()
         for port in self._connection.routes.ports():
             self.domain.ports.set_pending(port)
 
