@@ -209,6 +209,21 @@ def test_what_is_read_only_is_mapped_when_the_owner_has_it(rig: Rig) -> None:
     assert bytes(rig.native.domain.memory.page(MFN)[:5]) == b"third"
 
 
+def test_the_owner_is_asked_whether_it_has_what_it_was_told(rig: Rig) -> None:
+    moves = rig.native.domain.moves
+    assert moves is not None
+    rig.grant(REF, MFN, readonly=True)
+    told: list[int] = []
+    assert not moves.prepare(REF, rig.guest.domid, readonly=True)
+    moves.watchers.append(lambda: told.append(rig.shared()))
+    rig.owner.take()
+    assert told == [1]
+    assert moves.pending(rig.guest.domid)
+    rig.owner.take()
+    assert not moves.pending(rig.guest.domid)
+    assert moves.prepare(REF, rig.guest.domid, readonly=True)
+
+
 def test_one_that_is_mapped_already_needs_no_waiting(rig: Rig) -> None:
     rig.grant(REF, MFN)
     rig.grant(REF + 1, MFN)
