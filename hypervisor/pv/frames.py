@@ -82,15 +82,28 @@ _RUN: Final = re.compile(rb"([\x01-\x04])\1*")
 class LocalFrames:
     """The frames of one domain.
 
-    types, granted, written: the ledger, by MFN below MFN_END (hypervisor/pv/ledger.py).
+    types, granted, written: the ledger, by MFN below MFN_END (hypervisor/pv/ledger.py). ram_end: where the engine has
+    no memory any more.
     """
 
-    __slots__ = ("clock", "counts", "granted", "pinned", "readers", "stamps", "types", "uses", "written")
+    __slots__ = (
+        "clock",
+        "counts",
+        "granted",
+        "pinned",
+        "ram_end",
+        "readers",
+        "stamps",
+        "types",
+        "uses",
+        "written",
+    )
 
     def __init__(self, types: memoryview, granted: memoryview, written: memoryview) -> None:
         self.types = types
         self.granted = granted
         self.written = written
+        self.ram_end = MFN_END
         self.uses = bytearray(MFN_END)
         self.counts: list[int] = []
         self.readers: list[int] = []

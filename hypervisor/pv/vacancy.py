@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypervisor.pv.layout import FOREIGN_END, FOREIGN_FIRST, MFN_END, RAM_FIRST
+from hypervisor.pv.layout import FOREIGN_END, FOREIGN_FIRST, RAM_FIRST
 
 if TYPE_CHECKING:
     from hypervisor.pv.frames import LocalFrames
 
 
 def vacant_ram(frames: LocalFrames, count: int, order: int) -> list[int]:
-    """First frames of up to `count` extents of 2**order frames each, aligned to their size."""
-    return _vacant(frames, RAM_FIRST, MFN_END, count, 1 << order)
+    """First frames of up to `count` extents of 2**order frames each, aligned to their size, where RAM can be."""
+    return _vacant(frames, RAM_FIRST, frames.ram_end, count, 1 << order)
 
 
 def vacant_foreign(frames: LocalFrames) -> int | None:

@@ -19,7 +19,7 @@ from hypervisor.abi.xen import HYPERVISOR_sched_op
 from hypervisor.pv.crash import DomainCrash
 from hypervisor.pv.domain import PvDomain
 from hypervisor.pv.frames import Kind, LocalFrames
-from hypervisor.pv.layout import RAM_FIRST
+from hypervisor.pv.layout import MFN_END, RAM_FIRST
 from hypervisor.pv.ledger import map_ledger
 from hypervisor.pv.machine_memory import MachineMemory
 from hypervisor.pv.page_tables import PageTables
@@ -90,6 +90,7 @@ def _assemble(start: NativeStart, fds: Sequence[int]) -> Executor:
     tally = Tally.of(memoryview(mmap.mmap(tally_fd, TALLY_BYTES)))
     os.close(tally_fd)
     frames = LocalFrames(*ledger)
+    frames.ram_end = min(RAM_FIRST + start.max_pages, MFN_END)
     residence = Residence(frames)
     connection.begin(residence)
     assert residence.shared_info is not None
