@@ -252,6 +252,8 @@ class RunningGuest:
             with anyio.move_on_after(DESTROY_PATIENCE_S, shield=True):
                 await toolstack.destroy(self.domid)
             self._machine.forget(self.domid)
+            if self.tally is not None:
+                self.tally = self.tally.copy()  # without the memory that its process wrote to
         self._end = self._with_devices(end)
         exit_code = f", exit code {end.exit_code}" if self._config.pv is None else ""
         self._machine.log(f"{self.name} has ended: {end.outcome}{exit_code}")

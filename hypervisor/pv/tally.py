@@ -42,6 +42,10 @@ class Tally:
         """In TALLY_BYTES of memory."""
         return cls(buffer[:TALLY_BYTES].cast("Q"))
 
+    def copy(self) -> Tally:
+        """What it says now, in memory of its own."""
+        return Tally(memoryview(bytearray(self._words)).cast("Q"))
+
     def _get(self, index: int) -> int:
         value: int = self._words[index]
         return value

@@ -75,9 +75,11 @@ def hash_of(data: bytes) -> str:
 
 
 @asynccontextmanager
-async def native_machine(folder: Path, memory: str = "1GiB") -> AsyncIterator[RunningMachine]:
+async def native_machine(
+    folder: Path, memory: str = "1GiB", patience_s: float = PATIENCE_S
+) -> AsyncIterator[RunningMachine]:
     """A machine for native guests; what hangs in it fails."""
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(patience_s):
         async with running_machine(folder, memory=memory) as machine:
             yield machine
 

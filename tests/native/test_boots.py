@@ -17,7 +17,7 @@ BOOTS = int(os.environ.get("DOMZERO_BOOTS", "3"))
 
 
 async def test_every_boot_reaches_the_shell_and_powers_off(tmp_path: Path) -> None:
-    async with native_machine(tmp_path) as machine:
+    async with native_machine(tmp_path, patience_s=60 * BOOTS) as machine:
         for _ in range(BOOTS):
             guest = await linux(machine, "echo from the shell; poweroff", options="")
             end = await guest.wait()

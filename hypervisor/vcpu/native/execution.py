@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import anyio
 
 from hypervisor.abi.errno import XEN_EBUSY
+from hypervisor.abi.vcpu import RUNSTATE_running
 from hypervisor.errors import XenError
 from hypervisor.pv.tally import TALLY_BYTES, Tally
 from hypervisor.sealed_memfd import sealed_memfd
@@ -102,6 +103,7 @@ class NativeVcpu(ProcessVcpu):
             await super().run()
         finally:
             os.close(self._tally_fd)
+            self.tally = self.tally.copy()  # the mapping would hold a descriptor of its own
             for waited_for in (self._hopped, self._auditing):
                 if waited_for is not None:
                     waited_for.set()
@@ -200,6 +202,7 @@ class NativeVcpu(ProcessVcpu):
 
     def _prepare(self) -> None:
         """The process publishes time itself."""
+        self.vcpu.enter_runstate(RUNSTATE_running, self._domain.machine.host.now_ns())
 
     def _descriptors(self) -> Sequence[int]:
         ledger = self._domain.ledger
