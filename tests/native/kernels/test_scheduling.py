@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from dom0.embedding import RunningGuest, RunningMachine, running_machine
+from hypervisor.abi.domctl import XEN_DOMINF_running
 from kernel.kernel import Kernel
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,9 @@ async def test_a_cap_holds(kernel: Path, tmp_path: Path) -> None:
     async with running_machine(tmp_path, pcpus=2) as machine:
         guest = await spin(machine, kernel, cap=20)
         await until_used(0.1, guest)
+        info = machine.services.kernel.hypercalls.getdomaininfo(guest.domid)
+        assert info.flags & XEN_DOMINF_running
+        assert info.cpu_time >= 100_000_000
         before_s, began_s = used_s(guest), time.monotonic()
         await until_used(before_s + 0.4, guest)
         elapsed_s = time.monotonic() - began_s
