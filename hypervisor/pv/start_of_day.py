@@ -47,6 +47,10 @@ NULL_SELECTORS: Final = 4
 def start_of_day(vcpu: PvVcpu, context: vcpu_guest_context) -> None:
     """XenError, and nothing has changed, unless the guest could have set all of it by hypercalls."""
     kernel_root, user_root = _checked_roots(context)
+    if vcpu.id == 0 and user_root:
+        raise InvalidArgument(
+            "page table for user mode", hex(user_root), "none: the first vCPU sets it itself"
+        )
     _check_addresses(context)
     frames = list(context.gdt_frames[: -(-context.gdt_ents // DESCRIPTORS_A_PAGE)])
     install_gdt(vcpu, frames, context.gdt_ents)
