@@ -37,7 +37,7 @@ def platform_of(kernel: Kernel) -> ProcessPlatform:
 
 
 def channel_of(kernel: Kernel) -> socket.socket:
-    return platform_of(kernel)._channel
+    return platform_of(kernel)._connection._channel
 
 
 @asynccontextmanager
@@ -198,6 +198,19 @@ async def test_nonsense_on_the_channel_ends_it(tmp_path: Path) -> None:
             assert end.crash.startswith("a request of "), (what, end)
 
 
+@pytest.mark.parametrize("kind", [RequestKind.SAVED, RequestKind.AUDITED])
+async def test_answers_to_what_nobody_has_asked_end_it(tmp_path: Path, kind: RequestKind) -> None:
+    async def answers(kernel: Kernel) -> int:
+        channel_of(kernel).send(request(kind, 0, 1 << 40))
+        await anyio.sleep_forever()
+        return 0
+
+    async with watched_machine(tmp_path) as (machine, _, _):
+        end = await end_of(machine, answers)
+        assert end.outcome == "crash"
+        assert "nobody has asked" in end.crash, end
+
+
 async def asks_for_anything(kernel: Kernel) -> int:
     """Well-formed requests with any numbers, and descriptors that nobody has asked for."""
     channel = channel_of(kernel)
@@ -248,7 +261,7 @@ async def never_receives(kernel: Kernel) -> int:
 async def rings_without_end(kernel: Kernel) -> int:
     """For every port there could be."""
     _begun(kernel)
-    ringer = platform_of(kernel)._routes._to_hypervisor
+    ringer = platform_of(kernel)._connection.routes._to_hypervisor
     while True:
         for port in range(4096):
             ringer.ring(port)
