@@ -2,14 +2,17 @@
  * them, it is this domain alone that it comes to: it may crash. Afterwards the page tables are audited from outside. */
 #include "../kernel.h"
 
-static u64 state;
+extern u8 second_stack[], second_stack_top[];
+
+static u64 states[2]; /* by vCPU */
 
 static u64 draw(void)
 {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
+    u64 here, *state = &states[(u64)&here >= (u64)second_stack && (u64)&here < (u64)second_stack_top];
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
 }
 
 static u64 below(u64 limit)
@@ -20,6 +23,16 @@ static u64 below(u64 limit)
 #define PAGES 24
 static u64 some[PAGES];
 static u8 *pages[PAGES];
+
+static void begin(void)
+{
+    states[0] = argument(0) * 0x9e3779b97f4a7c15 + 1;
+    states[1] = argument(0) * 0xc2b2ae3d27d4eb4f + 2;
+    for (unsigned each = 0; each < PAGES; each++) {
+        pages[each] = new_page();
+        some[each] = mfn_of(pages[each]);
+    }
+}
 
 static u64 frame(void)
 {
@@ -72,15 +85,8 @@ static u64 word(void)
     }
 }
 
-CASE(fuzz_tables)
+static void update_tables(void)
 {
-    state = argument(0) * 0x9e3779b97f4a7c15 + 1;
-    for (unsigned each = 0; each < PAGES; each++) {
-        pages[each] = new_page();
-        some[each] = mfn_of(pages[each]);
-        if (each % 8)
-            protect(pages[each], false);
-    }
     u64 done = 0, refused = 0;
     for (u64 count = argument(1); count; count--) {
         s64 result = 0;
@@ -125,13 +131,41 @@ CASE(fuzz_tables)
     check(done && refused, "%lu done, %lu refused", done, refused);
 }
 
+static void take_pages(void)
+{
+    begin();
+    for (unsigned each = 0; each < PAGES; each++)
+        if (each % 8)
+            protect(pages[each], false);
+}
+
+CASE(fuzz_tables)
+{
+    take_pages();
+    update_tables();
+}
+
+static volatile bool finished;
+
+static void update_too(void)
+{
+    update_tables();
+    finished = true;
+}
+
+CASE(fuzz_both)
+{
+    /* Two vCPUs, each with the same pages: what one has begun, the other one finds. */
+    take_pages();
+    check_result(start_second(update_too), 0, "starting vCPU 1");
+    update_tables();
+    while (!finished)
+        HYPERCALL(sched_op, SCHEDOP_yield, 0);
+}
+
 CASE(fuzz_hypercalls)
 {
-    state = argument(0) * 0x9e3779b97f4a7c15 + 1;
-    for (unsigned each = 0; each < PAGES; each++) {
-        pages[each] = new_page();
-        some[each] = mfn_of(pages[each]);
-    }
+    begin();
     u64 done = 0, refused = 0;
     for (u64 count = argument(1); count; count--) {
         u64 number = below(60);
