@@ -291,34 +291,44 @@ class Validation:
     # Tables of level 1
 
     def _promote_l1(self, mfn: int) -> None:
-        frames = self.frames
-        uses, counts, readers, written = frames.uses, frames.counts, frames.readers, frames.written
-        quads = self.memory.quads
-        disallowed = L1_DISALLOWED & ~GNTTAB if self.restoring else L1_DISALLOWED
+        """Validate all entries; none is changed before the last one is known to be good."""
         present = self._present(mfn)
-        slot = -1
+        self._take_all(present)
+        written, quads = self.frames.written, self.memory.quads
+        for slot, entry in present:
+            if not entry & USER:
+                quads[slot] = entry | (GUEST_KERNEL | USER)
+            elif not entry & (GUEST_KERNEL | GLOBAL):
+                quads[slot] = entry | GLOBAL
+            if not entry & NX and written[(entry & ADDRESS_MASK) >> PAGE_SHIFT]:
+                self.will_execute((entry & ADDRESS_MASK) >> PAGE_SHIFT)
+
+    def _take_all(self, present: list[tuple[int, int]]) -> None:
+        """`take_data` for all of a table's entries, or for none. BadEntry."""
+        frames = self.frames
+        uses, counts, readers, types = frames.uses, frames.counts, frames.readers, frames.types
+        disallowed = L1_DISALLOWED & ~GNTTAB if self.restoring else L1_DISALLOWED
+        writable = TypeOfFrame.WRITABLE
+        item = (0, 0)
         try:
-            for slot, entry in present:
+            for item in present:
+                entry = item[1]
                 if entry & disallowed:
                     raise BadEntry(1, entry, f"flags {entry & disallowed:#x}")
                 data = (entry & ADDRESS_MASK) >> PAGE_SHIFT
                 use = uses[data] if data < MFN_END else 0
                 if entry & RW and use == OWN_WRITABLE:
                     counts[data] += 1
+                elif entry & RW and use == OWN_UNUSED:
+                    uses[data] = OWN_WRITABLE
+                    types[data] = writable
+                    counts[data] = 1
                 elif not entry & RW and FIRST_MAPPABLE <= use < END_MAPPABLE:
                     readers[data] += 1
                 else:
                     self._take_unusual(data, use, entry)
-                if not entry & NX and written[data]:
-                    self.will_execute(data)
-                if not entry & USER:
-                    quads[slot] = entry | (GUEST_KERNEL | USER)
-                elif not entry & (GUEST_KERNEL | GLOBAL):
-                    quads[slot] = entry | GLOBAL
         except XenError:
-            for done, entry in present:
-                if done == slot:
-                    break
+            for _, entry in present[: present.index(item)]:
                 self.drop_data(entry)
             raise
 
