@@ -32,7 +32,10 @@ from hypervisor.continuation import Continuation
 from hypervisor.errors import GuestFault
 from hypervisor.extent import PAGE_SIZE
 from hypervisor.machine import Machine
+from hypervisor.pv.layout import ARGUMENT_MFN, FOREIGN_FIRST, GRANT_TABLE_FIRST, MFN_END, RAM_FIRST
+from hypervisor.pv.ledger import map_ledger
 from tests.hypervisor.fakes import FakeHost, Guest, new_machine
+from tests.hypervisor.native_guest import NativeGuest
 
 CALLS: Final = 100_000
 PAGES: Final = 48
@@ -318,6 +321,109 @@ def test_a_guest_with_all_the_wrong_ideas(seed: int) -> None:
     assert victim.domain.executing
     assert lives > 3, "it found the ways to end itself"
     guest.destroy()
+    assert set(machine.domains) == {dom0.domid, victim.domid}
+    still_works(machine)
+
+
+class NativeAttacker(Attacker):
+    """The same for a native guest, or rather for its process, once it is nobody's any more: it asks by whatever page
+    table there may be. The guest's pages are where those of others are, by its virtual addresses, page tables too.
+    """
+
+    def field(self, name: str, bits: int) -> int:
+        if name in ("gpfn", "gmfn", "mfn", "frame", "idx") and self.random.random() < 0.8:
+            return self.frame()
+        if name == "host_addr" and self.random.random() < 0.8:
+            return self.random.randrange(FOREIGN_FIRST, FOREIGN_FIRST + 8) * PAGE_SIZE
+        return super().field(name, bits)
+
+    def frame(self) -> int:
+        first = self.random.choice(
+            (RAM_FIRST, RAM_FIRST, FOREIGN_FIRST, GRANT_TABLE_FIRST, ARGUMENT_MFN, MFN_END - 8)
+        )
+        return first + self.random.randrange(PAGES + 8 if first == RAM_FIRST else 8)
+
+    def call(self, guest: Guest) -> None:
+        random = self.random
+        root = random.choice((*[guest.root] * 20, 0, self.frame(), random.getrandbits(64)))  # type: ignore[attr-defined]
+        for each in guest.domain.vcpus:
+            each.root = root
+        if random.random() < 0.1:  # what it has written over its page tables leads nowhere soon
+            guest.restore_tables()  # type: ignore[attr-defined]
+        super().call(guest)
+
+    def put(self, guest: Guest, place: int, cls: type[Struct] | None) -> None:
+        by_frame, guest.domain.memory = guest.domain.memory, guest.vcpu.access  # type: ignore[assignment]
+        try:
+            super().put(guest, place, cls)
+        finally:
+            guest.domain.memory = by_frame
+
+
+class ForgetfulGuest(NativeGuest):
+    """It knows what its page tables were."""
+
+    def keep_tables(self) -> None:
+        for page in range(PAGES):
+            self.map(page * PAGE_SIZE, RAM_FIRST + page)
+        tables = range(self._next_table, self.root + 1)
+        self.tables_kept = {mfn: bytes(self.domain.memory.page(mfn)) for mfn in tables}
+
+    def restore_tables(self) -> None:
+        for mfn, content in self.tables_kept.items():
+            page = self.domain.memory.ram_page(mfn)
+            if page is not None:
+                page[:] = content
+
+
+def new_native_attacker(machine: Machine, victim: Guest, random: Random) -> NativeGuest:
+    guest = ForgetfulGuest(machine, pages=PAGES, vcpus=2)
+    guest.keep_tables()
+    for each in guest.domain.vcpus:
+        each.initialised = True
+    guest.domain.reservation.max_pages = 4 * PAGES
+    for lent, flags in ((LENT_READ_ONLY, grant_table.GTF_readonly), (LENT_WRITABLE, 0)):
+        grant(victim, lent + 10, guest.domid, lent, grant_table.GTF_permit_access | flags)
+    ledger = guest.domain.ledger
+    assert ledger is not None
+    views = map_ledger(ledger.fd)
+    for view in (views.types, views.granted):
+        for page in range(0, PAGES, 5):
+            view[RAM_FIRST + page] = random.randrange(256)
+    return guest
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_a_native_guest_with_all_the_wrong_ideas(seed: int) -> None:
+    """It, or whatever its process has become: its page tables lie, and so does its ledger."""
+    random = Random(seed)
+    machine, host = new_machine()
+    dom0, victim = Guest(machine, pages=PAGES), Guest(machine, pages=PAGES)
+    fill(dom0, random)
+    fill(victim, random)
+    untouched = (digest(dom0), digest(victim))
+    attacker = NativeAttacker(machine, host, random)
+    guest = new_native_attacker(machine, victim, random)
+    lives = 1
+    for number in range(CALLS // 4):
+        attacker.call(guest)  # type: ignore[arg-type]
+        if guest.domain.stopped or number % 2_000 == 1_999:
+            while not guest.domain.kill(1000):
+                pass
+            guest = new_native_attacker(machine, victim, random)
+            lives += 1
+        if number % 100 == 0:
+            host.time_ns += random.randrange(10_000_000)
+            machine.expire_timers()
+        if number % 2_500 == 0:
+            assert machine.audit() == []
+            assert (digest(dom0), digest(victim)) == untouched
+    assert list(machine.faults) == []
+    assert machine.audit() == []
+    assert (digest(dom0), digest(victim)) == untouched
+    assert lives > 3
+    while not guest.domain.kill(1000):
+        pass
     assert set(machine.domains) == {dom0.domid, victim.domid}
     still_works(machine)
 
