@@ -9,19 +9,27 @@ in the place is given up for it, as in Xen; a page that a grant or foreign mappi
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from hypervisor.abi import memory as abi
 from hypervisor.abi.errno import XEN_EACCES, XEN_EDOM, XEN_EILSEQ, XEN_ENXIO
 from hypervisor.continuation import SLICE_STEPS, Continuation
-from hypervisor.errors import BadGpfn, InvalidArgument, NotFound, NotPermitted, Unsupported, XenError
+from hypervisor.errors import (
+    BadGpfn,
+    GuestFault,
+    InvalidArgument,
+    NotFound,
+    NotPermitted,
+    Unsupported,
+    XenError,
+)
 from hypervisor.guest_memory import Held, PageKind
 from hypervisor.memory_command import go_on
 from hypervisor.privileges import may_target
 
 if TYPE_CHECKING:
     from hypervisor.domain import Domain
-    from hypervisor.pv.ledger import Ledger
     from hypervisor.vcpu.state import Vcpu
 
 INDEX_SIZE: Final = 8
@@ -35,7 +43,7 @@ def add_to_physmap(caller: Vcpu, arg: int) -> int:
     if request.space == abi.XENMAPSPACE_gmfn_foreign:
         raise Unsupported("foreign mappings in add_to_physmap")  # only the batch says whose
     domain = _target(caller.domain, request.domid)
-    _add(domain, request.space, request.idx, request.gpfn, None)
+    _add(domain, request.space, request.idx, request.gpfn)
     return 0
 
 
@@ -50,21 +58,22 @@ def add_to_physmap_batch(caller: Vcpu, arg: int, done: int) -> int | Continuatio
     domain = _target(caller.domain, request.domid)
     if done > request.size or (done and done == request.size):
         raise InvalidArgument("progress", done, f"less than {request.size}", errno=XEN_EILSEQ)
-    foreign = request.u.foreign_domid if request.space == abi.XENMAPSPACE_gmfn_foreign else None
-    for index in range(done, min(request.size, done + SLICE_STEPS)):
+    end = min(request.size, done + SLICE_STEPS)
+    if request.space == abi.XENMAPSPACE_gmfn_foreign:
+        _add_foreign(caller, domain, request, done, end)
+        return 0 if end == request.size else go_on(abi.XENMEM_add_to_physmap_batch, end, arg)
+    for index in range(done, end):
         idx = memory.read_u64(request.idxs + index * INDEX_SIZE)
         gpfn = memory.read_u64(request.gpfns + index * INDEX_SIZE)
         error_at = request.errs + index * ERROR_SIZE
         memory.check_writable(error_at, ERROR_SIZE)  # before anything is changed that could not be reported
         try:
-            _add(domain, request.space, idx, gpfn, foreign)
+            _add(domain, request.space, idx, gpfn)
             error = 0
         except XenError as refused:
             error = -refused.errno
         memory.write_u32(error_at, error)
-    if done + SLICE_STEPS < request.size:
-        return go_on(abi.XENMEM_add_to_physmap_batch, done + SLICE_STEPS, arg)
-    return 0
+    return 0 if end == request.size else go_on(abi.XENMEM_add_to_physmap_batch, end, arg)
 
 
 def remove_from_physmap(caller: Vcpu, arg: int) -> int:
@@ -96,33 +105,71 @@ def _target(caller: Domain, domid: int) -> Domain:
     return domain
 
 
-def _add(domain: Domain, space: int, idx: int, gpfn: int, foreign: int | None) -> None:
+def _add(domain: Domain, space: int, idx: int, gpfn: int) -> None:
     """Map what (`space`, `idx`) names at `gpfn`. Everything is checked before the place is cleared."""
-    kind = PageKind.SPECIAL
-    ledger: Ledger | None = None
     if space == abi.XENMAPSPACE_shared_info and idx == 0:
         mfn = domain.shared_info_mfn
     elif space == abi.XENMAPSPACE_grant_table:
         mfn = domain.grants.shared_frame(idx)
-    elif foreign is not None:
-        owner = _foreign_owner(domain, foreign)
-        mfn = _foreign_frame(owner, idx)
-        ledger = owner.ledger
-        kind = PageKind.FOREIGN
     else:
         raise InvalidArgument("space", (space, idx), "shared_info, a grant frame or a foreign page")
-    if kind is PageKind.SPECIAL and domain.memory.special_gpfn(mfn) == gpfn:
+    if domain.memory.special_gpfn(mfn) == gpfn:
         return
     _clear(domain, gpfn)
-    elsewhere = domain.memory.special_gpfn(mfn) if kind is PageKind.SPECIAL else None
+    elsewhere = domain.memory.special_gpfn(mfn)
     if elsewhere is not None:
         domain.memory.unmap_foreign(elsewhere)
+    domain.memory.map_foreign(gpfn, mfn, True, PageKind.SPECIAL)
+
+
+def _add_foreign(
+    caller: Vcpu, domain: Domain, request: abi.xen_add_to_physmap_batch, done: int, end: int
+) -> None:
+    """Entries `done` to `end` of a batch of foreign pages. A toolstack maps tens of thousands to build a domain:
+    what is the same for all is looked up once, and each array is read or written at once.
+    """
+    memory, count = caller.access, end - done
+    if not count:
+        return
+    try:
+        memory.check_writable(request.errs + done * ERROR_SIZE, count * ERROR_SIZE)
+        idxs = memoryview(memory.read(request.idxs + done * INDEX_SIZE, count * INDEX_SIZE)).cast("Q")
+        gpfns = memoryview(memory.read(request.gpfns + done * INDEX_SIZE, count * INDEX_SIZE)).cast("Q")
+    except GuestFault:
+        if count == 1:
+            raise
+        for index in range(done, end):  # those that can be read and reported are done, as in Xen
+            _add_foreign(caller, domain, request, index, index + 1)
+        return
+    try:
+        owner = _foreign_owner(domain, request.u.foreign_domid)
+    except XenError as refused:
+        errors = [-refused.errno] * count
+    else:
+        errors = [_foreign_error(domain, owner, idx, gpfn) for idx, gpfn in zip(idxs, gpfns)]
+    memory.write(request.errs + done * ERROR_SIZE, array("i", errors).tobytes())
+
+
+def _foreign_error(domain: Domain, owner: Domain, idx: int, gpfn: int) -> int:
+    """Map page `idx` of `owner` at `gpfn`: 0, or a negative errno."""
+    try:
+        _map_page_of(domain, owner, idx, gpfn)
+    except XenError as refused:
+        return -refused.errno
+    return 0
+
+
+def _map_page_of(domain: Domain, owner: Domain, idx: int, gpfn: int) -> None:
+    mfn = _foreign_frame(owner, idx)
+    if domain.memory.mfn(gpfn) is not None:
+        _clear(domain, gpfn)
+    ledger = owner.ledger
     if ledger is None:
-        domain.memory.map_foreign(gpfn, mfn, True, kind)
+        domain.memory.map_foreign(gpfn, mfn, True, PageKind.FOREIGN)
         return
     ledger.hold(idx)
     try:
-        domain.memory.map_foreign(gpfn, mfn, True, kind, Held(ledger, idx))
+        domain.memory.map_foreign(gpfn, mfn, True, PageKind.FOREIGN, Held(ledger, idx))
     except XenError:
         ledger.release(idx)
         raise

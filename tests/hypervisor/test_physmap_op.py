@@ -222,6 +222,10 @@ def test_nothing_is_done_that_cannot_be_reported(dom0: Guest, guest: Guest) -> N
     assert dom0.domain.memory.mfn(FREE + 1) is None
 
 
+def test_an_empty_batch_of_foreign_pages(dom0: Guest, guest: Guest) -> None:
+    assert add_batch(dom0, [], errs=1 << 40)[0] == 0
+
+
 def test_arrays_that_are_not_there(dom0: Guest, guest: Guest) -> None:
     for broken in ("idxs", "gpfns", "errs"):
         for address in (16 * PAGE_SIZE, (1 << 64) - 4, 1 << 63):
