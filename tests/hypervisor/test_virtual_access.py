@@ -283,3 +283,26 @@ def test_hypercalls_take_virtual_addresses(guest: NativeGuest) -> None:
     assert bytes(guest.domain.memory.page(RAM_FIRST + 4)[8:10]) == b".0"
     assert guest.hypercall(xen.__HYPERVISOR_xen_version, 1, VA, root=RAM_FIRST + 4) == -XEN_EFAULT
     assert not guest.machine.faults
+
+
+def test_memory_in_many_pieces(guest: NativeGuest) -> None:
+    """Tables and pages lie in runs of their own, as after ballooning."""
+    domain = guest.domain
+    domain.reservation.max_pages += 12
+    places = [RAM_FIRST + 0x1000 + 3 * index for index in range(12)]
+    for place in reversed(places):
+        domain.populate(place, 1)
+    table, index = guest.root, VA >> 39 & 511
+    for shift, place in zip((30, 21, 12), places):
+        guest.set_entry(table, index, place << 12 | ALL)
+        table, index = place, VA >> shift & 511
+    for page, place in enumerate(places[3:]):
+        guest.set_entry(table, index + page, place << 12 | ALL)
+    data = bytes(range(256)) * 16 * 9
+    guest.vcpu.access.write(VA, data)
+    assert guest.vcpu.access.read(VA, len(data)) == data
+    assert [bytes(domain.memory.page(place)) for place in places[3:]] == [data[:4096]] * 9
+    mfn, _ = domain.memory.remove_ram(places[1], 1)
+    domain.reservation.give_up(mfn)
+    assert refused(guest, VA, READS)
+    assert guest.machine.audit() == []
