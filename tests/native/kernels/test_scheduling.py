@@ -3,16 +3,22 @@ processors than there are guests.
 """
 
 import time
+from io import StringIO
 from pathlib import Path
 
 import anyio
 import pytest
+from pydantic import ValidationError
+from rich.console import Console
 
 from dom0.embedding import RunningGuest, RunningMachine, running_machine
-from hypervisor.abi.domctl import XEN_DOMINF_running
+from dom0.launch.run import ScenarioRun
+from dom0.scenario.model import Scenario
+from dom0.toolstack.errors import NoSuchGuest
+from hypervisor.abi.domctl import XEN_DOMINF_running, xen_domctl_sched_credit
 from kernel.kernel import Kernel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
 PATIENCE_S = 60.0
 
@@ -52,7 +58,6 @@ async def test_who_spins_starves_nobody(kernel: Path, tmp_path: Path) -> None:
     assert any("result" in line for line in said)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_processors_are_shared_by_weight(kernel: Path, tmp_path: Path) -> None:
     async with running_machine(tmp_path, pcpus=1) as machine:
         small = await spin(machine, kernel, weight=128)
@@ -69,7 +74,6 @@ async def test_processors_are_shared_by_weight(kernel: Path, tmp_path: Path) -> 
         assert 0.35 <= small_s / (small_s + large_s) <= 0.65
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_cap_holds(kernel: Path, tmp_path: Path) -> None:
     async with running_machine(tmp_path, pcpus=2) as machine:
         guest = await spin(machine, kernel, cap=20)
@@ -94,3 +98,36 @@ async def test_a_guest_sees_the_time_that_was_stolen_from_it(kernel: Path, tmp_p
         with anyio.fail_after(PATIENCE_S):
             assert [(await guest.wait()).outcome for guest in guests] == ["poweroff"] * 2
     assert sum("7 checks, 0 failed" in line for line in said) == 2, said
+
+
+async def test_what_a_guest_is_given_is_what_the_hypervisor_knows(kernel: Path, tmp_path: Path) -> None:
+    async with running_machine(tmp_path, pcpus=3) as machine:
+        guest = await spin(machine, kernel, weight=300, cap=40)
+        hypercalls = machine.services.kernel.hypercalls
+        assert hypercalls.physinfo().nr_cpus == 3
+        assert hypercalls.scheduler_op_get(guest.domid) == xen_domctl_sched_credit(300, 40)
+        guest.set_share(weight=10)
+        assert hypercalls.scheduler_op_get(guest.domid) == xen_domctl_sched_credit(10, 40)
+        guest.set_share(cap=0)
+        assert hypercalls.scheduler_op_get(guest.domid) == xen_domctl_sched_credit(10, 0)
+        for wrong in ({"weight": 0}, {"weight": 65536}, {"cap": -1}, {"cap": 65535}):
+            with pytest.raises(ValidationError):
+                guest.set_share(**wrong)
+            with pytest.raises(ValidationError):
+                await spin(machine, kernel, **wrong)
+        await guest.destroy()
+        with pytest.raises(NoSuchGuest):
+            guest.set_share(weight=256)
+    with pytest.raises(ValidationError):
+        async with running_machine(tmp_path, pcpus=0):
+            pass
+
+
+async def test_a_scenario_says_who_gets_what(kernel: Path, tmp_path: Path) -> None:
+    computing = {"kernel": str(kernel), "cmdline": "compute 50", "memory": "8MiB"}
+    guests = [computing | {"name": "large", "weight": 512}, computing | {"name": "capped", "cap": 80}]
+    scenario = Scenario.model_validate(
+        {"name": "shares", "machine": {"pcpus": 1}, "guests": guests, "timeout": PATIENCE_S}
+    )
+    report = await ScenarioRun(scenario, tmp_path, Console(file=StringIO())).execute()
+    assert report.ok, report
