@@ -21,10 +21,7 @@ from hypervisor.vcpu.native.machine_code import MachineCode, address
 if TYPE_CHECKING:
     from hypervisor.vcpu.native.engine import Engine
 
-DEBUG: Final = 1
 GENERAL_PROTECTION: Final = 13
-TRAP_FLAG: Final = 1 << 8
-DR6_SINGLE_STEP: Final = 1 << 14
 SYSCALL_BYTES: Final = 2
 _ONE_BYTE_INTERRUPTS: Final = frozenset({1, 3, 4})
 """ICEBP, INT3, INTO"""
@@ -72,8 +69,6 @@ class Hooks:
         self._library = library
         held, opened = library.held, engine.opened
         self.stubs = MachineCode()
-        # The engine looks at TF behind SYSCALL: one that was set there traps an instruction too early.
-        self._steps_early = False
         self._kept = [
             _Procedure(self._syscall),
             _Procedure(self._sysenter),
@@ -83,7 +78,12 @@ class Hooks:
             _Procedure(self._port_access),
         ]
         syscall, sysenter, cpuid, interrupt, invalid, port_access = map(address, self._kept)
-        ports = self.stubs.call_and_leave(port_access, address(held.cpu_loop_exit_x86_64), opened.cpu)
+        # Where we say where the guest goes on, the engine leaves the instruction: behind SYSCALL it would add to RIP,
+        # and trap for a TF that was set just now.
+        leave = address(held.cpu_loop_exit_x86_64), opened.cpu
+        ports = self.stubs.call_and_leave(port_access, *leave)
+        syscall = self.stubs.step_call_and_leave(opened.env, SYSCALL_BYTES, syscall, *leave)
+        sysenter = self.stubs.step_call_and_leave(opened.env, SYSCALL_BYTES, sysenter, *leave)
         for instruction, function in (
             (UC_X86_INS_SYSCALL, syscall),
             (UC_X86_INS_SYSENTER, sysenter),
@@ -119,23 +119,16 @@ class Hooks:
         self._engine.stop()
 
     def _syscall(self) -> None:
-        engine = self._engine
-        engine.rip += SYSCALL_BYTES
         try:
             self.handler.syscall()
         except BaseException as error:
             self._failed(error)
-        engine.rip -= SYSCALL_BYTES  # the engine adds them when we return
-        self._steps_early = bool(engine.eflags & TRAP_FLAG)
 
     def _sysenter(self) -> None:
-        engine = self._engine
-        engine.rip += SYSCALL_BYTES
         try:
             self.handler.sysenter()
         except BaseException as error:
             self._failed(error)
-        engine.rip -= SYSCALL_BYTES
 
     def _cpuid(self) -> int:
         try:
@@ -152,9 +145,6 @@ class Hooks:
                 next_rip = engine.rip
                 engine.rip = next_rip - (1 if vector in _ONE_BYTE_INTERRUPTS else 2)
                 self.handler.software_interrupt(vector, next_rip)
-            elif vector == DEBUG and self._steps_early:
-                self._steps_early = False
-                engine.dr[6] &= ~DR6_SINGLE_STEP
             else:
                 self.handler.exception(vector, engine.error_code)
         except BaseException as error:

@@ -57,6 +57,13 @@ class MachineCode:
             _ALIGN_STACK + _CALL % _quad(hook) + ARGUMENT + _quad(engine_cpu) + _CALL % _quad(leave) + _NEVER
         )
 
+    def step_call_and_leave(self, env: int, octets: int, hook: int, leave: int, engine_cpu: int) -> int:
+        """The same, but first rip, at 128 in `env`, is moved on by `octets`."""
+        step = b"\x48\xb8" + _quad(env) + b"\x48\x83\x80\x80\x00\x00\x00" + bytes([octets])
+        start = self.add(step)  # mov rax, env; add qword [rax + 128], octets
+        self.call_and_leave(hook, leave, engine_cpu)
+        return start
+
     def debug_exception(self, known: int, env: int, raise_exception: int) -> int:
         """A function of the engine's CPU that calls `known`, which returns only if no breakpoint of the guest's was
         met. Then `raise_exception(env, 1)`, which does not return: the engine would turn for ever.
