@@ -24,8 +24,6 @@ from hypervisor.errors import (
     BadFrame,
     GuestFault,
     InvalidArgument,
-    NoSuchDomain,
-    NotPermitted,
     Unsupported,
     XenError,
 )
@@ -42,7 +40,6 @@ from hypervisor.pv.entries import (
     USER,
     BadEntry,
     adjusted_l1,
-    is_guest_address,
 )
 from hypervisor.pv.frames import (
     OWN_L1,
@@ -55,37 +52,38 @@ from hypervisor.pv.frames import (
     TypeOfFrame,
 )
 from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
+from hypervisor.pv.mmu_batches import PREEMPTED, as_result
 from hypervisor.pv.validation import BUDGET, Preempted
 
 if TYPE_CHECKING:
     from hypervisor.pv.cpu import Cpu
+    from hypervisor.pv.mmu_batches import Batches
     from hypervisor.pv.validation import Validation
     from hypervisor.pv.vcpu import PvVcpu
     from hypervisor.pv.walks import Walks
 
-PREEMPTED: Final = 1 << 31
-"""in `count`: the call goes on (MMU_UPDATE_PREEMPTED)"""
 REQUESTS_A_SLICE: Final = 512
 VCPU_MASK_BYTES: Final = 8
 
 _requests = Codec("<QQ")
-_done = Codec("<I")
 
 
 class Updates:
     """Of one domain.
 
-    m2p: u64 PFN by MFN. domid: its own.
+    m2p: u64 PFN by MFN.
     """
 
-    __slots__ = ("_cpu", "_domid", "_m2p", "_validation", "_walks")
+    __slots__ = ("_batches", "_cpu", "_m2p", "_validation", "_walks")
 
-    def __init__(self, validation: Validation, walks: Walks, cpu: Cpu, m2p: memoryview, domid: int) -> None:
+    def __init__(
+        self, validation: Validation, walks: Walks, batches: Batches, cpu: Cpu, m2p: memoryview
+    ) -> None:
         self._validation = validation
         self._walks = walks
         self._cpu = cpu
         self._m2p = m2p
-        self._domid = domid
+        self._batches = batches
 
     # One entry
 
@@ -149,7 +147,7 @@ class Updates:
         self, vcpu: PvVcpu, ureqs: int, count: int, pdone: int, foreigndom: int
     ) -> int | Continuation:
         """The hypercall, as far as its budget goes."""
-        validation = self._validation
+        validation, batches = self._validation, self._batches
         validation.begin(BUDGET)
         if validation.deferred and not validation.drain():
             return Continuation(HYPERVISOR_mmu_update, (ureqs, count, pdone, foreigndom))
@@ -158,20 +156,20 @@ class Updates:
         before = 0
         if count & PREEMPTED:
             count ^= PREEMPTED
-            before = self.progress(vcpu, pdone)
+            before = batches.progress(vcpu, pdone)
         if foreigndom != DOMID_SELF:
             tables_of = foreigndom >> 16
-            if tables_of and tables_of - 1 != self._domid:
-                raise NotPermitted(self._domid, f"change page tables of domain {tables_of - 1}")
-            self.check_domain(foreigndom & 0xFFFF)
+            if tables_of:
+                batches.check_tables_domain(tables_of - 1)
+            batches.check_domain(foreigndom & 0xFFFF)
         if count > REQUESTS_A_SLICE:
-            self.check_handle(ureqs, count * mmu_update.size)
+            batches.check_handle(ureqs, count * mmu_update.size)
         done, error = self._run(vcpu, ureqs, min(count, REQUESTS_A_SLICE))
-        self.report(vcpu, pdone, before + done)
+        batches.report(vcpu, pdone, before + done)
         if error is None and done < count:
             rest = (ureqs + done * mmu_update.size, (count - done) | PREEMPTED, pdone, foreigndom)
             return Continuation(HYPERVISOR_mmu_update, rest)
-        return self.finish(vcpu, HYPERVISOR_mmu_update, error)
+        return batches.finish(vcpu, HYPERVISOR_mmu_update, error)
 
     def _run(self, vcpu: PvVcpu, ureqs: int, count: int) -> tuple[int, XenError | None]:
         """Up to `count` requests: how many were done, and what ended them."""
@@ -221,6 +219,7 @@ class Updates:
             self.set_l1(slot, value, preserve_ad)
         elif use in (OWN_UNUSED, OWN_WRITABLE, XEN_UNUSED, XEN_WRITABLE):
             validation.memory.quads[slot] = value
+            validation.forget_code(mfn)
         else:
             raise BadFrame(mfn, "neither page table nor writable memory of the domain")
 
@@ -229,51 +228,6 @@ class Updates:
         if not OWN_UNUSED <= use <= XEN_WRITABLE:
             raise BadFrame(mfn, "not the domain's")
         self._m2p[mfn] = pfn
-
-    # What mmuext_op has in common
-
-    def check_handle(self, address: int, size: int) -> None:
-        """GuestFault unless an array there is the guest's."""
-        if not is_guest_address(address) or not is_guest_address(address + max(size, 1) - 1):
-            raise GuestFault(self._domid, address, size)
-
-    def check_domain(self, domid: int) -> None:
-        """NotPermitted: frames of other domains are not for this one. NoSuchDomain: its own number does not name
-        it here, as with Xen; DOMID_SELF does.
-        """
-        if domid == self._domid:
-            raise NoSuchDomain(domid)
-        if domid != DOMID_SELF:
-            raise NotPermitted(self._domid, f"map frames of domain {domid}")
-
-    def progress(self, vcpu: PvVcpu, pdone: int) -> int:
-        """What earlier parts of the call have reported."""
-        if not pdone:
-            return 0
-        try:
-            done: int = _done.unpack(self._walks.read(vcpu.kernel_root, pdone, _done.size))[0]
-        except GuestFault:
-            return 0
-        return done
-
-    def report(self, vcpu: PvVcpu, pdone: int, done: int) -> None:
-        """Say how many were done, if the guest wants to know and can be told."""
-        if pdone:
-            try:
-                self._walks.write(vcpu.kernel_root, pdone, _done.pack(done & 0xFFFF_FFFF))
-            except GuestFault:
-                return
-
-    def finish(self, vcpu: PvVcpu, number: int, error: XenError | None) -> int | Continuation:
-        """The result, when no table is left to be demoted; until then a call that only waits for that."""
-        if self._validation.held:
-            self._validation.release(vcpu.id)
-        if not self._validation.drain():
-            result = 0 if error is None else -error.errno
-            return Continuation(number, (0, PREEMPTED, 0, result & 0xFFFF_FFFF))
-        if error is not None:
-            raise error
-        return 0
 
     # update_va_mapping
 
@@ -299,15 +253,6 @@ class Updates:
             self._validation.flush_due = True
         elif kind == UVMF_INVLPG:
             self._cpu.flush_page(va)
-
-    def invalidate(self, va: int) -> None:
-        """Forget the translation of one address, which is the guest's."""
-        self._cpu.flush_page(va)
-
-
-def as_result(foreigndom: int) -> int:
-    """The result that a call which only waits carries there."""
-    return foreigndom - (1 << 32) if foreigndom & PREEMPTED else foreigndom
 
 
 assert _requests.size == mmu_update.size

@@ -18,12 +18,14 @@ from hypervisor.errors import BadFrame, GuestFault, InvalidArgument, Unsupported
 from hypervisor.pv.entries import is_guest_address
 from hypervisor.pv.frames import Kind
 from hypervisor.pv.layout import PAGE_SIZE
-from hypervisor.pv.mmu_update import PREEMPTED, VCPU_MASK_BYTES, as_result
+from hypervisor.pv.mmu_batches import PREEMPTED, as_result
+from hypervisor.pv.mmu_update import VCPU_MASK_BYTES
 from hypervisor.pv.validation import BUDGET, Preempted
 
 if TYPE_CHECKING:
+    from hypervisor.pv.cpu import Cpu
     from hypervisor.pv.local_descriptors import LocalDescriptors
-    from hypervisor.pv.mmu_update import Updates
+    from hypervisor.pv.mmu_batches import Batches
     from hypervisor.pv.roots import Roots
     from hypervisor.pv.validation import Validation
     from hypervisor.pv.vcpu import PvVcpu
@@ -41,19 +43,22 @@ Operation = Callable[["Extended", "PvVcpu", int, int], None]
 class Extended:
     """mmuext_op of one domain."""
 
-    __slots__ = ("_descriptors", "_roots", "_updates", "_validation", "_walks")
+    __slots__ = ("_batches", "_cpu", "_descriptors", "_roots", "_validation", "_walks")
 
     def __init__(
         self,
         validation: Validation,
         walks: Walks,
-        updates: Updates,
+        batches: Batches,
+        cpu: Cpu,
+        *,
         roots: Roots,
         descriptors: LocalDescriptors,
     ) -> None:
         self._validation = validation
         self._walks = walks
-        self._updates = updates
+        self._batches = batches
+        self._cpu = cpu
         self._roots = roots
         self._descriptors = descriptors
 
@@ -61,7 +66,7 @@ class Extended:
         self, vcpu: PvVcpu, uops: int, count: int, pdone: int, foreigndom: int
     ) -> int | Continuation:
         """The hypercall, as far as its budget goes."""
-        validation, updates = self._validation, self._updates
+        validation, batches = self._validation, self._batches
         validation.begin(BUDGET)
         if validation.deferred and not validation.drain():
             return Continuation(HYPERVISOR_mmuext_op, (uops, count, pdone, foreigndom))
@@ -70,17 +75,17 @@ class Extended:
         before = 0
         if count & PREEMPTED:
             count ^= PREEMPTED
-            before = updates.progress(vcpu, pdone)
+            before = batches.progress(vcpu, pdone)
         if foreigndom != DOMID_SELF:
-            updates.check_domain(foreigndom)
+            batches.check_domain(foreigndom)
         if count > OPERATIONS_A_SLICE:
-            updates.check_handle(uops, count * abi.mmuext_op.size)
+            batches.check_handle(uops, count * abi.mmuext_op.size)
         done, error = self._run(vcpu, uops, min(count, OPERATIONS_A_SLICE))
-        updates.report(vcpu, pdone, before + done)
+        batches.report(vcpu, pdone, before + done)
         if error is None and done < count:
             rest = (uops + done * abi.mmuext_op.size, (count - done) | PREEMPTED, pdone, foreigndom)
             return Continuation(HYPERVISOR_mmuext_op, rest)
-        return updates.finish(vcpu, HYPERVISOR_mmuext_op, error)
+        return batches.finish(vcpu, HYPERVISOR_mmuext_op, error)
 
     def _run(self, vcpu: PvVcpu, uops: int, count: int) -> tuple[int, XenError | None]:
         """Up to `count` operations: how many were done, and what ended them."""
@@ -151,7 +156,7 @@ class Extended:
 
     def invalidate(self, _vcpu: PvVcpu, address: int, _arg2: int) -> None:
         if is_guest_address(address):
-            self._updates.invalidate(address)
+            self._cpu.flush_page(address)
 
     def invalidate_multi(self, vcpu: PvVcpu, address: int, mask: int) -> None:
         self._check_mask(vcpu, mask)
@@ -186,6 +191,7 @@ class Extended:
     def clear_page(self, _vcpu: PvVcpu, mfn: int, _arg2: int) -> None:
         self._validation.take_writable(mfn)
         self._validation.memory.frame(mfn)[:] = _NO_PAGE
+        self._validation.forget_code(mfn)
         self._validation.put_writable(mfn)
 
     def copy_page(self, _vcpu: PvVcpu, mfn: int, source: int) -> None:
@@ -194,6 +200,7 @@ class Extended:
             raise BadFrame(source, "not the domain's own")
         validation.take_writable(mfn)
         validation.memory.frame(mfn)[:] = validation.memory.frame(source)
+        validation.forget_code(mfn)
         validation.put_writable(mfn)
 
     def mark_superpage(self, _vcpu: PvVcpu, _arg1: int, _arg2: int) -> None:

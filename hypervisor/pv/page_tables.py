@@ -6,7 +6,8 @@ and a table at once, and nothing is mapped that the domain neither owns nor was 
 
 Superpages and recursive (linear) page tables are refused, as by a Xen built without CONFIG_PV_LINEAR_PT.
 
-validation.py    types and counts of frames
+references.py    what mappings and descriptor tables refer to
+validation.py    what makes a frame a page table
 walks.py         guest memory by virtual address
 mmu_update.py    changes of entries that the guest asks for
 mmuext.py        pins, base pointers, flushes
@@ -27,6 +28,7 @@ from hypervisor.pv.frames import OWN_L1, Kind, LocalFrames
 from hypervisor.pv.grant_mappings import GrantMappings
 from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
 from hypervisor.pv.local_descriptors import LocalDescriptors
+from hypervisor.pv.mmu_batches import Batches
 from hypervisor.pv.mmu_update import Updates
 from hypervisor.pv.mmuext import Extended
 from hypervisor.pv.page_tables_state import PageTablesState
@@ -73,8 +75,11 @@ class PageTables:
         self.contiguous = walks.contiguous
         self._descriptors = LocalDescriptors(self.validation, walks)
         self.roots = Roots(self.validation, self._descriptors, cpu)
-        self._updates = Updates(self.validation, walks, cpu, m2p, domid)
-        self._extended = Extended(self.validation, walks, self._updates, self.roots, self._descriptors)
+        self._batches = Batches(self.validation, walks, domid)
+        self._updates = Updates(self.validation, walks, self._batches, cpu, m2p)
+        self._extended = Extended(
+            self.validation, walks, self._batches, cpu, roots=self.roots, descriptors=self._descriptors
+        )
         self._grants = GrantMappings(self.validation, walks)
 
     def entry(self, root: int, va: int) -> int:
@@ -105,7 +110,7 @@ class PageTables:
 
     def update_va_mapping_otherdomain(self, vcpu: PvVcpu, va: int, val: int, flags: int, domid: int) -> int:
         """The same for frames of `domid`: this domain's own alone."""
-        self._updates.check_domain(domid)
+        self._batches.check_domain(domid)
         return self.update_va_mapping(vcpu, va, val, flags)
 
     def mmuext_op(

@@ -1,4 +1,4 @@
-"""Types of frames: what makes a frame a page table, and what it stops being one by.
+"""Types of page tables: what makes a frame a table, and what it stops being one by.
 
 A reference to a table of level n needs the type Ln. The first one promotes the frame: all of its entries are validated,
 which refers to what they name, and adjusted. The last one to go away demotes it: what its entries name is given back.
@@ -20,9 +20,7 @@ from collections.abc import Callable
 from struct import Struct as Codec
 from typing import Final
 
-from hypervisor.abi.errno import XEN_EBUSY, XEN_EINVAL, XEN_EPERM
 from hypervisor.errors import BadFrame, XenError
-from hypervisor.pv import descriptors
 from hypervisor.pv.entries import (
     ACCESSED,
     ADDRESS_MASK,
@@ -30,7 +28,6 @@ from hypervisor.pv.entries import (
     GNTTAB,
     GUEST_KERNEL,
     L1_DISALLOWED,
-    MFN_MASK,
     NX,
     RW,
     TABLE_DISALLOWED,
@@ -40,20 +37,16 @@ from hypervisor.pv.entries import (
 from hypervisor.pv.frames import (
     END_MAPPABLE,
     FIRST_MAPPABLE,
-    KIND_SHIFT,
-    OWN_SEGDESC,
     OWN_UNUSED,
     OWN_WRITABLE,
     TYPE_MASK,
-    XEN_UNUSED,
-    XEN_WRITABLE,
     Kind,
     LocalFrames,
     TypeOfFrame,
 )
-from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT, RAM_FIRST
+from hypervisor.pv.layout import FIRST_XEN_SLOT, LAST_XEN_SLOT, MFN_END, PAGE_SHIFT
 from hypervisor.pv.machine_memory import MachineMemory
-from ringbuffers.atomics import fence
+from hypervisor.pv.references import References
 
 ENTRIES: Final = 512
 BUDGET: Final = 16 * ENTRIES
@@ -68,28 +61,13 @@ class Preempted(Exception):
     """The budget is used up: make the hypercall again. Nothing has changed but what is referred to by `held`."""
 
 
-class Validation:
-    """The types of one domain's frames.
+class Validation(References):
+    """References to page tables, too.
 
-    forget_code: the processor forgets what it has translated of a frame.
-
-    xen_entries: the L4 entries of slots 256 to 271. flush_due: all translations are to be forgotten before the guest
-    runs on. restoring: mappings of other domains' frames are found in tables, not made by grant operations.
+    xen_entries: the L4 entries of slots 256 to 271.
     """
 
-    __slots__ = (
-        "_forget_code",
-        "_kept",
-        "_progress",
-        "budget",
-        "deferred",
-        "flush_due",
-        "frames",
-        "held",
-        "memory",
-        "restoring",
-        "xen_entries",
-    )
+    __slots__ = ("_kept", "_progress", "budget", "deferred", "held", "xen_entries")
 
     def __init__(
         self,
@@ -98,15 +76,11 @@ class Validation:
         xen_entries: list[int],
         forget_code: Callable[[int], None],
     ) -> None:
-        self.memory = memory
-        self.frames = frames
+        super().__init__(memory, frames, forget_code)
         self.xen_entries = xen_entries
-        self._forget_code = forget_code
         self.budget = UNBOUNDED
         self.deferred: list[int] = []
         self.held: dict[int, tuple[int, list[int]]] = {}
-        self.flush_due = False
-        self.restoring = False
         self._kept: list[int] = []
         self._progress = False
 
@@ -194,25 +168,6 @@ class Validation:
             self._become_unused(mfn)
             raise
         self._progress = True
-
-    def _become(self, mfn: int, of_type: TypeOfFrame) -> None:
-        """An unused frame gets a type that nobody else may write to; the other side of the ledger is asked."""
-        frames = self.frames
-        frames.uses[mfn] = OWN_UNUSED + of_type
-        frames.counts[mfn] = 1
-        frames.types[mfn] = of_type
-        fence()
-        if frames.granted[mfn]:
-            self._become_unused(mfn)
-            raise BadFrame(mfn, f"no {of_type.name} while others may write to it")
-        if frames.stamps[mfn] == frames.clock:
-            self.flush_due = True
-
-    def _become_unused(self, mfn: int) -> None:
-        frames = self.frames
-        frames.uses[mfn] = OWN_UNUSED
-        frames.counts[mfn] = 0
-        frames.types[mfn] = 0
 
     def _not_a_table(self, mfn: int, level: int) -> BadFrame:
         kind = self.frames.kind(mfn)
@@ -331,116 +286,3 @@ class Validation:
             for _, entry in present[: present.index(item)]:
                 self.drop_data(entry)
             raise
-
-    # What L1 entries refer to
-
-    def take_data(self, entry: int) -> None:
-        """Refer to what a present L1 entry is to map. BadEntry."""
-        frames = self.frames
-        mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
-        use = frames.uses[mfn] if mfn < MFN_END else 0
-        if entry & RW:
-            if use == OWN_WRITABLE:
-                frames.counts[mfn] += 1
-                return
-        elif FIRST_MAPPABLE <= use < END_MAPPABLE:
-            frames.readers[mfn] += 1
-            return
-        self._take_unusual(mfn, use, entry)
-
-    def will_execute(self, mfn: int) -> None:
-        """An executable L1 entry is made for a frame that others have written to. In this order: what they write from
-        now on counts again.
-        """
-        self.frames.written[mfn] = 0
-        self._forget_code(mfn)
-
-    def drop_data(self, entry: int) -> None:
-        """What a present L1 entry mapped is mapped by it no more."""
-        frames = self.frames
-        mfn = (entry & ADDRESS_MASK) >> PAGE_SHIFT
-        if entry & RW:
-            use = frames.uses[mfn]
-            if use in (OWN_WRITABLE, XEN_WRITABLE):
-                count = frames.counts[mfn] - 1
-                frames.counts[mfn] = count
-                if not count:
-                    frames.uses[mfn] = use & ~TYPE_MASK
-                    frames.types[mfn] = 0
-                    frames.stamps[mfn] = frames.clock
-                return
-        frames.readers[mfn] -= 1
-
-    def _take_unusual(self, mfn: int, use: int, entry: int) -> None:
-        """The first writable mapping, or one of the hypervisor's frames; everything else is refused."""
-        frames = self.frames
-        if entry & RW and use in (OWN_UNUSED, XEN_UNUSED):
-            frames.uses[mfn] = use | TypeOfFrame.WRITABLE
-            frames.types[mfn] = TypeOfFrame.WRITABLE
-            frames.counts[mfn] = 1
-        elif entry & RW and use in (OWN_WRITABLE, XEN_WRITABLE):
-            frames.counts[mfn] += 1
-        elif self.restoring and self._is_granted(use, entry):
-            frames.readers[mfn] += 1
-        else:
-            raise self._not_mappable(mfn, use, entry)
-
-    @staticmethod
-    def _is_granted(use: int, entry: int) -> bool:
-        kind = use >> KIND_SHIFT
-        return kind == Kind.FOREIGN or (kind == Kind.FOREIGN_READONLY and not entry & RW)
-
-    def _not_mappable(self, mfn: int, use: int, entry: int) -> BadEntry:
-        """As Xen has it: EBUSY for what is somebody's, EPERM for what may be a device's, EINVAL for no frame."""
-        kind = Kind(use >> KIND_SHIFT)
-        if kind in (Kind.OWN, Kind.XEN):
-            what = f"writable, and the frame is {TypeOfFrame(use & TYPE_MASK).name}"
-            return BadEntry(1, entry, what, errno=XEN_EBUSY)
-        if kind is not Kind.ABSENT:
-            return BadEntry(1, entry, "a frame of another domain, without a grant", errno=XEN_EBUSY)
-        if RAM_FIRST <= mfn < MFN_END:
-            return BadEntry(1, entry, "a frame that the domain has not", errno=XEN_EBUSY)
-        return BadEntry(1, entry, "no RAM", errno=XEN_EINVAL if mfn == MFN_MASK else XEN_EPERM)
-
-    # References without a page-table entry
-
-    def take_writable(self, mfn: int) -> None:
-        """Refer to a frame of the domain's own as writable. BadFrame."""
-        frames = self.frames
-        use = frames.uses[mfn] if 0 <= mfn < MFN_END else 0
-        if use not in (OWN_UNUSED, OWN_WRITABLE):
-            raise BadFrame(mfn, "not writable memory of the domain's own")
-        if use == OWN_UNUSED:
-            frames.uses[mfn] = OWN_WRITABLE
-            frames.types[mfn] = TypeOfFrame.WRITABLE
-        frames.counts[mfn] += 1
-
-    def put_writable(self, mfn: int) -> None:
-        """That reference goes away."""
-        self.drop_data(mfn << PAGE_SHIFT | RW)
-
-    def take_descriptors(self, mfn: int) -> None:
-        """Refer to a frame as a descriptor table; the first reference checks all 512 descriptors. BadFrame."""
-        frames = self.frames
-        use = frames.uses[mfn] if 0 <= mfn < MFN_END else 0
-        if use == OWN_SEGDESC:
-            frames.counts[mfn] += 1
-            return
-        if use != OWN_UNUSED:
-            raise BadFrame(mfn, "no frame that can be a descriptor table")
-        self._become(mfn, TypeOfFrame.SEGDESC)
-        table = self.memory.table(mfn)
-        for index, descriptor in enumerate(table.tolist()):
-            if descriptor:
-                fixed = descriptors.fix(descriptor)
-                if fixed is None:
-                    self._become_unused(mfn)
-                    raise BadFrame(mfn, f"descriptor {index} is {descriptor:#018x}")
-                table[index] = fixed
-
-    def put_descriptors(self, mfn: int) -> None:
-        """That reference goes away."""
-        frames = self.frames
-        frames.counts[mfn] -= 1
-        if not frames.counts[mfn]:
-            self._become_unused(mfn)

@@ -220,6 +220,7 @@ def test_updates_end_at_the_first_that_is_refused(guest: PagedGuest) -> None:
 def test_memory_that_is_no_table_is_just_written(guest: PagedGuest) -> None:
     assert guest.update([(machine_address(A, 5), 0x1234)]) == 0
     assert guest.get(A, 5) == 0x1234
+    assert guest.cpu.forgotten == [mfn(A)]
     assert guest.update([(SHARED_INFO_MFN << 12, 1)]) == 0
 
 
@@ -421,6 +422,7 @@ def test_clear_and_copy(guest: PagedGuest) -> None:
     assert guest.extended((MMUEXT_COPY_PAGE, mfn(B), mfn(A))) == 0
     assert guest.get(B, 5) == 99
     assert guest.extended((MMUEXT_CLEAR_PAGE, mfn(A))) == 0
+    assert guest.cpu.forgotten == [mfn(B), mfn(A)]
     assert not any(guest.memory.frame(mfn(A)))
     assert guest.extended((MMUEXT_COPY_PAGE, mfn(B), mfn(L1))) == 0
     for target in (mfn(L1), FOREIGN_FIRST, SHARED_INFO_MFN, MFN_END, (1 << 64) - 1):
