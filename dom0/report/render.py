@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dom0.report.model import DeviceReport, DomainReport, ExpectationResult, RunReport
+from dom0.report.model import DeviceReport, DomainReport, ExpectationResult, LatencyReport, RunReport
 from dom0.report.printable import printable
 
 _CLIP = 40
@@ -121,11 +121,17 @@ def _devices(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:
             device.requests_total,
             human_bytes(device.bytes_read),
             human_bytes(device.bytes_written),
-            f"{device.latency.p50_us:,.0f}",
-            f"{device.latency.p99_us:,.0f}",
+            *_percentiles(device.latency),
             _alarming(device.errors),
         )
     return table
+
+
+def _percentiles(latency: LatencyReport) -> tuple[str, str]:
+    """Nothing for a frontend that measures none: Linux's."""
+    if not latency.samples:
+        return "", ""
+    return f"{latency.p50_us:,.0f}", f"{latency.p99_us:,.0f}"
 
 
 def _served(devices: Iterable[tuple[DomainReport, DeviceReport]]) -> Table:

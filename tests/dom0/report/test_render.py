@@ -55,7 +55,7 @@ REPORT = RunReport(
                         QueueReport(name="queue-0", ring=RingReport(size=128, high_water=99)),
                         QueueReport(name="queue-1", ring=RingReport(notifications_suppressed=2221)),
                     ],
-                    latency=LatencyReport(p50_us=123.4, p99_us=98765.4),
+                    latency=LatencyReport(samples=9, p50_us=123.4, p99_us=98765.4),
                 )
             ],
         ),
