@@ -58,10 +58,18 @@ class Layout:
         self.leaves = 1 if union else sum(field.kind.leaves for field in fields)
         self.codec = Codec("<" + self.format)
         self.offsets: Mapping[str, int] = MappingProxyType(dict(_offsets(self.fields)))
-        # The three below come with the class, which is made after its layout.
+        # The four below come with the class, which is made after its layout.
         self.type: type
+        self.complete: Callable[[], None] | None = None
+        """makes the two below, when one of them is looked for; None: they are there"""
         self.decode: Callable[[tuple[Any, ...], int], Any]
         self.leaves_of: Callable[[Any], Sequence[Any]]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"decode", "leaves_of"} and self.complete is not None:
+            self.complete()
+            return getattr(self, name)
+        raise AttributeError(f"{self!r} has no {name!r}", name=name, obj=self)
 
     def zero(self) -> Any:
         return self.type()

@@ -1,7 +1,7 @@
 """C structs as Python classes: mutable, with slots, packed and unpacked by code made for each class.
 
 The code is generated because hypercalls unpack and pack their arguments all the time: a struct of scalars is
-one call of a precompiled codec and one assignment.
+one call of a precompiled codec and one assignment. It is generated when it is needed first.
 """
 
 from struct import error as struct_error
@@ -51,7 +51,7 @@ class StructType(LayoutType):
         }
         body = {key: value for key, value in namespace.items() if key not in kinds}
         made = super().__new__(cls, name, bases, body | {"__slots__": tuple(kinds), "layout_": layout})
-        _add_methods(made, layout, defaults)
+        _promise_methods(made, layout, defaults)
         return made
 
 
@@ -88,6 +88,32 @@ class Struct(metaclass=StructType):
 
 def _default(declared: Any, kind: Kind) -> Any:
     return 0 if declared is ZERO and isinstance(kind, Scalar) else declared
+
+
+def _promise_methods(made: Any, layout: Layout, defaults: dict[str, Any]) -> None:
+    """As _add_methods, when one of them is called first: no program uses all structs of the ABI, and each takes a
+    fifth of a millisecond.
+    """
+
+    def complete() -> None:
+        _add_methods(made, layout, defaults)
+        layout.complete = None
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        complete()
+        self.__init__(*args, **kwargs)
+
+    def unpack(data: bytes | bytearray | memoryview, offset: int = 0) -> Any:
+        complete()
+        return made.unpack(data, offset)
+
+    def pack(self: Any) -> bytes:
+        complete()
+        packed: bytes = self.pack()
+        return packed
+
+    made.__init__, made.unpack, made.pack = init, staticmethod(unpack), pack
+    layout.type, layout.complete = made, complete
 
 
 def _add_methods(made: type, layout: Layout, defaults: dict[str, Any]) -> None:

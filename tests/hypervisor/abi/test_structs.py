@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor.abi.layout import ZERO, Array, Bytes, LayoutError, Struct, s16, s64, u8, u16, u32, u64
+from hypervisor.abi.layout import ZERO, Array, Bytes, LayoutError, Struct, Union, s16, s64, u8, u16, u32, u64
 
 
 class point(Struct, size=8):
@@ -53,6 +53,50 @@ def test_unpack_copies() -> None:
     value = point.unpack(memoryview(data))
     data[:] = bytes(8)
     assert value == point(1, 2)
+
+
+def fresh() -> tuple[Any, Any, Any]:
+    """A struct, one with an array of it, and a union with it, none of which was used before."""
+
+    class inner(Struct, size=4):
+        x: u16 = 0
+        y: u16 = 0
+
+    class outer(Struct, size=8):
+        both: Annotated[tuple[inner, ...], Array(inner, 2)] = ZERO
+
+    class either(Union, size=8):
+        one: inner = ZERO
+        pair: outer = ZERO
+
+    return inner, outer, either
+
+
+BYTES = bytes([1, 0, 2, 0, 3, 0, 4, 0])
+
+
+def test_what_is_asked_of_a_struct_first_does_not_matter() -> None:
+    inner, _, _ = fresh()
+    assert inner.unpack(BYTES, 4).y == 4
+    inner, _, _ = fresh()
+    assert inner(3, y=4).pack() == BYTES[4:]
+    inner, outer, _ = fresh()
+    assert [element.y for element in outer.unpack(BYTES).both] == [2, 4]
+    inner, outer, _ = fresh()
+    assert outer((inner(1, 2), inner(3, 4))).pack() == BYTES
+    assert outer().both == (inner(), inner())
+    inner, outer, either = fresh()
+    union = either.unpack(BYTES)
+    assert (union.one.x, union.pair.both[1].x) == (1, 3)
+    inner, outer, either = fresh()
+    assert either(one=inner(1, 2)).pack() == BYTES[:4] + bytes(4)
+    inner, _, _ = fresh()
+    with pytest.raises(LayoutError):
+        inner.unpack(b"")
+    inner, _, _ = fresh()
+    with pytest.raises(TypeError, match="z"):
+        inner(z=1)
+    assert inner() == inner(0)
 
 
 @pytest.mark.parametrize("length", [0, 7])
