@@ -299,4 +299,4 @@ def test_first_pages_are_what_the_rules_take_them_for() -> None:
 
 
 TestPaging = Paging.TestCase
-TestPaging.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPaging.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
