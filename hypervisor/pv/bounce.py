@@ -125,8 +125,8 @@ def enter_kernel(
         frame = _WITH_ERROR.pack(cpu.rcx, cpu.r11, error_code, cpu.rip, cs, pushed, rsp, ss)
     bottom = top - len(frame) & U64
     _push(vcpu, bottom, frame)
-    if masks_events and not mask:
-        info[UPCALL_MASK] = 1
+    if masks_events:
+        info[UPCALL_MASK] = mask | 1
     cpu.rsp = bottom
     cpu.rip = address
     cpu.rflags = rflags & _KEPT

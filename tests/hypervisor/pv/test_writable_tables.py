@@ -71,6 +71,7 @@ def found(guest: CpuGuest) -> int:
         (b"\xf0\x48\x0f\xba\x37\x05", OLD & ~0x20),
         (b"\x48\x0f\xba\x2f\x3f", OLD | 1 << 63),
         (b"\x48\x0f\xba\x3f\x04", OLD ^ 0x10),
+        (b"\x48\x66\x89\x07", 0x1234_5678_9ABC_4444),
         (b"\x48\x89\x04\x24", None),
     ],
     ids=lambda value: value.hex() if isinstance(value, bytes) else "",
@@ -178,6 +179,7 @@ def test_an_entry_is_checked(guest: CpuGuest) -> None:
         b"\x48\x39\x07",  # cmp writes nothing
         b"\x48\xff\x07",  # inc is not emulated
         b"\x48\x89\xc7",  # no memory
+        b"\x48\xc7\x0f\x00\x00\x00\x00",  # no such opcode
         b"\x48\x89",  # cut off
         b"\x67\xf3\xab",
         b"\xf3\x48\xab",  # with rcx 0
