@@ -128,11 +128,13 @@ class Pcpus:
 
     def heard(self, contender: Contender) -> None:
         """Its process has rung: it waits for a processor, or leaves one that others wait for."""
-        state = contender.words[STATE]
-        if state == State.WAITS:
-            self._scheduler.wake(contender.unit)
-        elif state == State.BLOCKED:
-            self._scheduler.sleep(contender.unit)
+        state, unit = contender.words[STATE], contender.unit
+        if state == State.WAITS and not unit.wants:
+            self._scheduler.wake(unit)
+        elif state == State.BLOCKED and unit.wants:
+            self._scheduler.sleep(unit)
+        else:
+            return  # it says what is known
         self._settle()
         self.hurry()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor.vcpu.native.turn import BLOCKS, GATE, STATE, TELL
+from hypervisor.vcpu.native.turn import BLOCKS, GATE, STATE, TELL, State
 from tests.hypervisor.vcpu.native.turns import STEP_NS, TICK_STEPS, Process, TurnMachine, Wants
 
 SLICE = 3 * TICK_STEPS
@@ -146,6 +146,17 @@ def test_what_a_process_writes_into_its_words_harms_nobody_else(data: st.DataObj
     before = honest.ran
     machine.run(LONG // 2)
     assert honest.ran - before >= LONG / 4 - 4 * SLICE
+
+
+def test_rings_that_say_nothing_new_cost_nothing() -> None:
+    process = Process()
+    machine = TurnMachine(2, [process])
+    machine.pcpus.tick()
+    assert machine.pcpus.due_ticks == 0
+    for state in (State.RUNS, State.WAITS, 7):
+        process.contender.words[STATE] = state
+        machine.pcpus.heard(process.contender)
+        assert machine.pcpus.due_ticks == 0
 
 
 def test_one_that_does_not_stop_is_stopped() -> None:
