@@ -10,7 +10,17 @@ from rich.table import Table
 from benchmarks.results import OUTPUT, Result, write_results
 from dom0.launch.machine import raise_open_files_limit
 
-SUITES = ("ring", "block_path", "hypercalls", "boot", "process_path", "process_start", "native_guests", "native_boot", "native_engine")
+SUITES = (
+    "ring",
+    "block_path",
+    "hypercalls",
+    "boot",
+    "process_path",
+    "process_start",
+    "native_guests",
+    "native_boot",
+    "native_engine",
+)
 
 
 def run(names: list[str], console: Console) -> Iterator[Result]:
