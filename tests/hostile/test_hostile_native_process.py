@@ -45,8 +45,8 @@ async def with_a_fork_server(
     ("entry", "why"),
     [
         ("be_a_vcpu_that_is_not", "a request of vCPU 99, expected 0 to 1"),
-        ("save_unasked", "100 bytes of state, expected at most"),
-        ("audit_unasked", "100 bytes of findings, expected at most"),
+        ("save_unasked", "it has saved a state that nobody has asked for"),
+        ("audit_unasked", "it has counted what nobody has asked for"),
     ],
 )
 async def test_what_no_process_sends_ends_its_domain(

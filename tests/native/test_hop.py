@@ -20,7 +20,9 @@ pytestmark = [
 ]
 
 HOPS = 50
-COMPUTE = "x=1; i=0; while [ $i -lt 30000 ]; do x=$(((x * 1103515245 + 12345) % 2147483648)); i=$((i+1)); done"
+COMPUTE = (
+    "x=1; i=0; while [ $i -lt 30000 ]; do x=$(((x * 1103515245 + 12345) % 2147483648)); i=$((i+1)); done"
+)
 
 
 def computed() -> int:
@@ -80,7 +82,7 @@ async def test_what_it_writes_while_it_hops_is_in_the_image(tmp_path: Path) -> N
     assert hashlib.md5(image.read_bytes(), usedforsecurity=False).hexdigest() == digest
 
 
-async def test_one_hop_at_a_time_and_none_of_what_has_ended(tmp_path: Path) -> None:
+async def test_one_hop_at_a_time_whoever_waits_and_none_of_what_has_ended(tmp_path: Path) -> None:
     async with native_machine(tmp_path) as machine:
         guest = await linux(machine, memory="128MiB")
         native = guest.native
@@ -100,6 +102,10 @@ async def test_one_hop_at_a_time_and_none_of_what_has_ended(tmp_path: Path) -> N
                 tasks.start_soon(hop)
             assert refused == 1
             await shell.run("true")
+            for waited_for in (native.hop, native.audit):
+                with anyio.move_on_after(0):
+                    await waited_for()
+                await shell.run("true")
             await guest.destroy()
         with pytest.raises(NotRunning):
             await native.hop()

@@ -67,6 +67,30 @@ def native_image(domain: Domain, *, origin_ns: int, wall_clock_ns: int, p2m: byt
     return Image(ENTRY, start.model_dump_json().encode())
 
 
+class _Order:
+    """Something that the process is to write down, whether somebody still waits for it or not. done: it has, or never
+    will. written: what it was.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.done = anyio.Event()
+        self.written: bytes | None = None
+        self.fd = sealed_memfd(most_bytes)
+        self._most_bytes = most_bytes
+
+    def take(self, size: int) -> bytes:
+        """It says that it has written so many bytes. Raises ChannelBroken."""
+        if size > self._most_bytes:
+            raise ChannelBroken(f"it has written {size} bytes, expected at most {self._most_bytes}")
+        self.written = os.pread(self.fd, size, 0)
+        return self.written
+
+    def finish(self) -> None:
+        """Whoever waits goes on."""
+        os.close(self.fd)
+        self.done.set()
+
+
 class NativeVcpu(ProcessVcpu):
     """vCPU 0 stands for all of them. tally: what the domain has done."""
 
@@ -85,10 +109,9 @@ class NativeVcpu(ProcessVcpu):
         super().__init__(vcpu, image, spawner, bells, on_failure)
         self._pcpus = pcpus
         self._contender: Contender | None = None
-        self._hopped: anyio.Event | None = None
-        self._state_fd = -1
-        self._auditing: anyio.Event | None = None
-        self._audit_bytes: int | None = None
+        self._ready = False
+        self._hop: _Order | None = None
+        self._audit: _Order | None = None
         self._tally_fd = sealed_memfd(TALLY_BYTES)
         self.tally = Tally.of(memoryview(mmap.mmap(self._tally_fd, TALLY_BYTES)))
 
@@ -104,26 +127,22 @@ class NativeVcpu(ProcessVcpu):
         finally:
             os.close(self._tally_fd)
             self.tally = self.tally.copy()  # the mapping would hold a descriptor of its own
-            for waited_for in (self._hopped, self._auditing):
-                if waited_for is not None:
-                    waited_for.set()
+            for order in (self._hop, self._audit):
+                if order is not None:
+                    order.finish()
 
     async def hop(self) -> None:
-        """Let another process execute the domain from the next slice border on. Returns when it does so. Raises
-        NotRunning when there is none that could, Busy while processes of others have mapped what they may only read.
+        """Let another process execute the domain from the next slice border on. Returns when it does so; whoever does
+        not wait for that changes nothing. Raises NotRunning when there is none that could, or the domain ends; Busy
+        while processes of others have mapped what they may only read.
         """
-        if self._changes is None or self._hopped is not None:
+        if self._changes is None or self._hop is not None or not self._ready:
             raise NotRunning(self._domain.domid)
-        self._hopped = hopped = anyio.Event()
-        self._state_fd = sealed_memfd(STATE_BYTES)
-        try:
-            if self._domain.moves is not None:
-                self._domain.moves.succeed()
-            self._changes.order(ChangeKind.SAVE, self._state_fd)
-            await hopped.wait()
-        finally:
-            os.close(self._state_fd)
-            self._hopped = None
+        if self._domain.moves is not None:
+            self._domain.moves.succeed()
+        self._hop = hop = _Order(STATE_BYTES)
+        self._changes.order(ChangeKind.SAVE, hop.fd)
+        await hop.done.wait()
         if self._domain.stopped:
             raise NotRunning(self._domain.domid)
 
@@ -131,45 +150,37 @@ class NativeVcpu(ProcessVcpu):
         """Let the process walk all page tables of the domain at the next slice border and count everything again: what
         does not agree, in words. Raises NotRunning when there is none that could, or it ends meanwhile.
         """
-        if self._changes is None or self._auditing is not None:
+        if self._changes is None or self._audit is not None:
             raise NotRunning(self._domain.domid)
-        self._auditing = done = anyio.Event()
-        self._audit_bytes = None
-        fd = sealed_memfd(AUDIT_BYTES)
-        try:
-            self._changes.order(ChangeKind.AUDIT, fd)
-            await done.wait()
-            if self._audit_bytes is None:
-                raise NotRunning(self._domain.domid)
-            return os.pread(fd, self._audit_bytes, 0).decode("utf-8", "replace").splitlines()
-        finally:
-            os.close(fd)
-            self._auditing = None
+        self._audit = audit = _Order(AUDIT_BYTES)
+        self._changes.order(ChangeKind.AUDIT, audit.fd)
+        await audit.done.wait()
+        if audit.written is None:
+            raise NotRunning(self._domain.domid)
+        return audit.written.decode("utf-8", "replace").splitlines()
 
     def _audited(self, request: Request) -> None:
-        size = request.args[0]
-        if self._auditing is None or size > AUDIT_BYTES:
-            raise ChannelBroken(
-                f"{size} bytes of findings, expected at most {AUDIT_BYTES} when they are asked for"
-            )
-        self._audit_bytes = size
-        self._auditing.set()
+        if self._audit is None:
+            raise ChannelBroken("it has counted what nobody has asked for")
+        self._audit.take(request.args[0])
+        self._audit.finish()
+        self._audit = None
 
     def _resumed(self, request: Request) -> Image:
-        size = request.args[0]
-        if self._hopped is None or size > STATE_BYTES:
-            raise ChannelBroken(
-                f"{size} bytes of state, expected at most {STATE_BYTES} when they are asked for"
-            )
-        state = os.pread(self._state_fd, size, 0)
+        if self._hop is None:
+            raise ChannelBroken("it has saved a state that nobody has asked for")
+        state = self._hop.take(request.args[0])
+        self._ready = False
         start = NativeStart.model_validate_json(self._image.payload)
         return Image(
             ENTRY, start.model_copy(update={"state": state, "outspoken": False}).model_dump_json().encode()
         )
 
     def _is_ready(self) -> None:
-        if self._hopped is not None:
-            self._hopped.set()
+        if not self._ready and self._hop is not None:
+            self._hop.finish()
+            self._hop = None
+        self._ready = True
 
     @contextmanager
     def _scheduled(self, ends: Ends, child: Child) -> Iterator[None]:
