@@ -17,11 +17,8 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
 }
 """What is loaded on Xen, and on a PC whose disks are virtio-blk: the same guest can then be compared on both."""
 
-_LINKS: Final = (
-    *("bin/sh", "bin/cat", "bin/dd", "bin/echo", "bin/env", "bin/ls", "bin/md5sum", "bin/sleep"),
-    *("sbin/poweroff", "sbin/halt", "sbin/reboot"),
-)
-"""busybox's shell finds its own programs without links; these are for the kernel and for whoever calls them by path"""
+_LINKS: Final = ("sh", "cat", "dd", "echo", "env", "ls", "md5sum", "sleep")
+"""busybox's shell finds its own programs without links; these are for whoever calls them by path"""
 
 
 def initramfs(busybox: bytes, modules: Mapping[str, bytes], built_in: Sequence[str]) -> bytes:
@@ -43,7 +40,11 @@ def initramfs(busybox: bytes, modules: Mapping[str, bytes], built_in: Sequence[s
     archive.file("init", (_HERE / "init").read_bytes(), 0o755)
     archive.file("bin/busybox", busybox, 0o755)
     for name in _LINKS:
-        archive.link(name, "/bin/busybox")
+        archive.link(f"bin/{name}", "busybox")
+    archive.file("etc/shell", (_HERE / "shell").read_bytes())
+    archive.file("sbin/poweroff", (_HERE / "poweroff").read_bytes(), 0o755)
+    for name in ("halt", "reboot"):
+        archive.link(f"sbin/{name}", "poweroff")
     orders = {where: load_order(modules, built_in, wanted) for where, wanted in MODULES.items()}
     for where, order in orders.items():
         archive.file(f"etc/modules.{where}", "".join(f"{name}\n" for name in order).encode())

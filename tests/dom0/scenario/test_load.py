@@ -8,6 +8,7 @@ import pytest
 
 from dom0.scenario.load import load_scenario
 from dom0.scenario.source import ScenarioError
+from tests.dom0.images.kernels import linux
 
 Write = Callable[[str], Path]
 
@@ -85,6 +86,86 @@ def test_a_driver_domain_may_stand_anywhere(write: Write) -> None:
     )
     assert scenario.guests[0].driver_domains == ("more",)
     assert scenario.guests[2].driver_domains == ()
+
+
+NATIVE = "guests:\n  - name: a\n    kernel: image\n"
+
+
+def test_a_native_guest(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "image").write_bytes(linux())
+    (tmp_path / "ramdisk").write_bytes(b"anything")
+    scenario = load_scenario(
+        write(
+            """
+            name: right
+            guests:
+              - name: native
+                kernel: kernels/image
+                ramdisk: ramdisk
+                cmdline: quiet
+                vcpus: 2
+                disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}}]
+                expect: {counters: {native.traps.page_fault: {min: 1}, native.syscalls: {min: 1}}}
+              - name: python
+                program: hello
+            """
+        )
+    )
+    native, python = scenario.guests
+    assert (native.memory, native.vcpus, native.program) == (256 << 20, 2, "")
+    assert (python.memory, python.vcpus, python.kernel) == (16 << 20, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (NATIVE, ":4: guests[0].kernel: found 'image'; expected a file that can be read (No such file"),
+        (
+            NATIVE.replace("image", "junk"),
+            ":4: guests[0].kernel: found junk, at offset 0x0 magic b'junk'; expected an ELF file, one in gzip",
+        ),
+        (
+            NATIVE + "    program: hello\n",
+            ":4: guests[0].kernel: found 'image'; expected a program or a kernel",
+        ),
+        (
+            NATIVE + "    args: {}\n",
+            ":5: guests[0].args: found an empty mapping; expected this for a program only",
+        ),
+        (
+            NATIVE + "    isolation: process\n",
+            ":5: guests[0].isolation: found 'process'; expected this for a program",
+        ),
+        (NATIVE + "    vcpus: 33\n", ":5: guests[0].vcpus: found 33; expected at most 32"),
+        (
+            NATIVE + "    ramdisk: none\n",
+            ":5: guests[0].ramdisk: found 'none'; expected a file that is there",
+        ),
+        (
+            NATIVE + "    memory: 4GiB\n",
+            ":5: guests[0].memory: found '4GiB'; expected at most 4026531840 bytes",
+        ),
+        (
+            NATIVE + "    expect:\n      exit_code: 0\n",
+            ":6: guests[0].expect.exit_code: found 0; expected no exit code: a native kernel has none",
+        ),
+        (
+            NATIVE.replace("kernel: image", "program: hello") + "    cmdline: quiet\n",
+            ":5: guests[0].cmdline: found 'quiet'; expected this for a kernel only",
+        ),
+        (
+            NATIVE + "  - name: b\n    program: hello\n"
+            "    disks: [{vdev: xvda, backend: memory, config: {size: 1MiB}, backend_domain: a}]\n",
+            "disks[0].backend_domain: found 'a'; expected a guest whose program is driver-domain; a's is image",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_native_guest(write: Write, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "junk").write_bytes(b"junk" * 100)
+    memory = "machine: {memory: 8GiB}\n"
+    found = complaints(write(f"name: x\n{text}{memory}"))
+    assert any(says in complaint for complaint in found), found
 
 
 GUEST = "guests:\n  - name: a\n    program: hello\n"

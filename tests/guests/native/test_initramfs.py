@@ -27,5 +27,7 @@ def test_its_first_process_can_be_executed() -> None:
     assert found["init"].mode == stat.S_IFREG | 0o755
     assert found["init"].content.startswith(b"#!/bin/sh\n")
     assert found["bin/busybox"].content == b"busybox"
-    assert found["bin/sh"].content == b"/bin/busybox"
+    assert found["bin/sh"].content == b"busybox"
+    assert found["sbin/poweroff"].mode == stat.S_IFREG | 0o755
+    assert found["sbin/reboot"].content == b"poweroff"
     assert found["dev/console"].device == (5, 1)
