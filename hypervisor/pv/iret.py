@@ -59,7 +59,10 @@ def iret(vcpu: PvVcpu) -> int:
     cpu.rip = rip
     cpu.rsp = rsp
     vcpu.info[UPCALL_MASK] = not rflags & EFLAGS_IF
-    vcpu.nmi_masked = False
+    if vcpu.nmi_masked:
+        vcpu.nmi_masked = False
+        if vcpu.nmi_pending:
+            domain.reschedule()
     if flags & VGCF_in_syscall:
         # As SYSRET does it: whatever was on the stack, the selectors are the hypervisor's flat ones.
         cpu.rcx = rip

@@ -196,6 +196,7 @@ def _send_nmi(_caller: PvVcpu, vcpu: PvVcpu, arg: int) -> int:
         raise InvalidArgument("argument of VCPUOP_send_nmi", hex(arg), "null")
     vcpu.nmi_pending = True
     vcpu.unblock()
+    vcpu.domain.reschedule()
     return 0
 
 

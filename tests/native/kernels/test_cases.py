@@ -38,7 +38,7 @@ CASES = {
     "iret": 29,
     "privileged": 102,
     "stepping": 7,
-    "clock": 11,
+    "clock": 10,
     "timers": 44,
     "smp": 9,
     "ipi": 7,
@@ -48,6 +48,8 @@ CASES = {
     "places": 77,
     "batches": 8,
     "strict_m2p": 12,
+    "breakpoints": 5,
+    "nmi": 9,
     "memory": 46,
     "grant_maps 0 8 9": 67,
 }
@@ -99,7 +101,7 @@ def test_the_domain_ends_that_has_left_nowhere_to_go(case: str, kernel: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("case", ["fuzz_tables", "fuzz_both", "fuzz_hypercalls"])
+@pytest.mark.parametrize("case", ["fuzz_tables", "fuzz_both", "fuzz_hypercalls", "fuzz_operations"])
 def test_nonsense_breaks_no_rule(case: str, seed: int, kernel: Path) -> None:
     outcome = execute(kernel, f"{case} {seed} 3000", vcpus=2)
     assert not outcome.crash.startswith(("the process", "not finished"))

@@ -81,7 +81,7 @@ async def test_crashes_end_their_domains_alone(kernel: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("seed", range(4))
 async def test_nonsense_concerns_nobody_else(seed: int, kernel: Path, tmp_path: Path) -> None:
     async with running_machine(tmp_path) as machine:
-        for case in ("fuzz_tables", "fuzz_hypercalls"):
+        for case in ("fuzz_tables", "fuzz_hypercalls", "fuzz_operations"):
             await boot(machine, kernel, f"{case} {seed} 3000")
             assert not machine.core.audit()
         _, end = await boot(machine, kernel, "hello 42 7")

@@ -193,3 +193,109 @@ CASE(fuzz_hypercalls)
     }
     check(done && refused, "%lu done, %lu refused", done, refused);
 }
+
+/* A number that may mean something as a field: a port, a reference, a domain, a frame, an address. */
+static u64 field(void)
+{
+    switch (below(10)) {
+    case 0:
+        return below(12);
+    case 1:
+        return DOMID_SELF;
+    case 2:
+        return below(3) | 1ul << 32 | (u64)DOMID_SELF << 16;
+    case 3:
+        return frame();
+    case 4:
+        return pfn_of(pages[below(PAGES)]);
+    case 5:
+        return (u64)pages[below(PAGES)] + below(64) * 8;
+    case 6:
+        return (u64)FRESH + below(8) * PAGE;
+    case 7:
+        return below(2) ? system_time() + below(3000000) : word();
+    case 8:
+        return 8 + below(16);
+    default:
+        return below(0x200);
+    }
+}
+
+static u64 chosen_operation(void)
+{
+    static const u8 common[] = {
+        __HYPERVISOR_memory_op,        __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
+        __HYPERVISOR_vcpu_op,          __HYPERVISOR_physdev_op,       __HYPERVISOR_multicall,
+        __HYPERVISOR_update_descriptor, __HYPERVISOR_mmuext_op,       __HYPERVISOR_mmu_update,
+        __HYPERVISOR_set_gdt,          __HYPERVISOR_update_va_mapping, __HYPERVISOR_xen_version,
+    };
+    return common[below(sizeof common)];
+}
+
+CASE(fuzz_operations)
+{
+    /* Arguments that look right: structs whose fields are drawn, among them addresses of other such structs. */
+    begin();
+    events_off();
+    make_tables(FRESH);
+    static u64 frames[1];
+    struct gnttab_setup_table setup = {.dom = DOMID_SELF, .nr_frames = 1};
+    set_xen_guest_handle(setup.frame_list, frames);
+    HYPERCALL(grant_table_op, GNTTABOP_setup_table, &setup, 1);
+    u64 done = 0, refused = 0;
+    for (u64 count = argument(1); count; count--) {
+        u64 number = chosen_operation(), operation = below(24), *first = (u64 *)pages[0];
+        for (unsigned each = 0; each < PAGES; each++)
+            if (each == 0 || !below(8))
+                for (unsigned at = 0; at < 64; at++)
+                    ATTEMPT("movq %0, (%1)", : : "r"(field()), "r"(pages[each] + at * 8) : "memory");
+        u64 arguments[5] = {operation, (u64)first, 1 + below(3), below(2) ? DOMID_SELF : field(), field()};
+        switch (number) {
+        case __HYPERVISOR_vcpu_op:
+            if (operation == VCPUOP_down || operation == VCPUOP_initialise || operation == VCPUOP_register_vcpu_info)
+                continue; /* its events would be elsewhere, and come for ever */
+            arguments[1] = below(2);
+            arguments[2] = (u64)first;
+            break;
+        case __HYPERVISOR_multicall:
+            for (unsigned each = 0; each < 4; each++) {
+                multicall_entry_t *entry = (multicall_entry_t *)first + each;
+                u64 chosen = chosen_operation();
+                if (chosen == __HYPERVISOR_vcpu_op)
+                    chosen = __HYPERVISOR_vm_assist;
+                ATTEMPT("movq %0, (%1)", : : "r"(chosen), "r"(&entry->op) : "memory");
+                ATTEMPT("movq %0, (%1)", : : "r"(below(24)), "r"(&entry->args[0]) : "memory");
+            }
+            arguments[0] = (u64)first;
+            arguments[1] = 1 + below(4);
+            break;
+        case __HYPERVISOR_mmuext_op:
+        case __HYPERVISOR_mmu_update:
+            ATTEMPT("movl %0, (%1)", : : "r"((u32)below(22)), "r"(first) : "memory");
+            if (number == __HYPERVISOR_mmuext_op && *first == MMUEXT_NEW_BASEPTR)
+                continue;
+            arguments[0] = (u64)first;
+            arguments[1] = 1;
+            arguments[2] = below(2) ? 0 : (u64)pages[1];
+            break;
+        case __HYPERVISOR_update_va_mapping:
+            arguments[0] = (u64)FRESH + below(8) * PAGE;
+            arguments[1] = pte(frame(), flags());
+            arguments[2] = below(8);
+            break;
+        case __HYPERVISOR_set_gdt:
+            arguments[0] = (u64)first;
+            arguments[1] = below(1024);
+            break;
+        case __HYPERVISOR_update_descriptor:
+            arguments[0] = frame() << 12 | below(512) << 3;
+            arguments[1] = draw();
+            break;
+        }
+        s64 result = hypercall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+        events_off();
+        done += result >= 0;
+        refused += result < 0;
+    }
+    check(done && refused, "%lu done, %lu refused", done, refused);
+}
