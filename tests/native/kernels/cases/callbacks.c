@@ -1,4 +1,4 @@
-/* Where a guest may ask Xen to enter it, and on which stack. */
+/* Where a guest may ask Xen to enter it, and on which stack (XSA-193, 215, 259, 444). */
 #include "../kernel.h"
 
 CASE(callbacks)

@@ -1,4 +1,5 @@
-/* A guest maps its own frames and those that the hypervisor shows it, and nothing else. */
+/* A guest maps its own frames and those that the hypervisor shows it, and nothing else (XSA-32). Handles:
+ * XSA-29 and 212. Upper levels that change: XSA-286; a failed update_va_mapping: XSA-279. */
 #include "../kernel.h"
 
 static const u64 NOT_OURS[] = {

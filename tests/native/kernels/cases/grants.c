@@ -1,5 +1,5 @@
 /* A page that another domain (argument 0) grants by references (argument 1: writable, argument 2: read-only), in our own
- * page tables. */
+ * page tables (XSA-227 and 234). */
 #include "../kernel.h"
 
 static struct gnttab_map_grant_ref map;

@@ -1,4 +1,5 @@
-/* Frames come and go, and none goes that is in use. */
+/* Frames come and go, and none goes that is in use
+ * (XSA-31, 100, 158, 222, 252, 287). */
 #include "../kernel.h"
 
 static s64 reservation(unsigned command, u64 *extents, unsigned count, unsigned order)

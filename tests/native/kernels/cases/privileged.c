@@ -1,4 +1,5 @@
-/* Instructions that only ring 0 executes, in the guest's kernel: emulated as Xen does, or a fault. */
+/* Instructions that only ring 0 executes, in the guest's kernel: emulated as Xen does, or a fault
+ * (XSA-12, 54, 67, 260, 265, 293, 333). */
 #include "../kernel.h"
 
 static s64 read_msr(u32 number, u64 *value)

@@ -1,4 +1,5 @@
-/* Descriptors, segment bases and what a guest may load into a segment register. */
+/* Descriptors, segment bases and what a guest may load into a segment register
+ * (XSA-193: bases, 298: selectors behind the end of a table). */
 #include "../kernel.h"
 
 #define PRESENT (1ul << 47)

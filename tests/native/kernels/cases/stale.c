@@ -1,4 +1,5 @@
-/* A translation that the engine remembers outlives no right that it stands for. */
+/* A translation that the engine remembers outlives no right that it stands for
+ * (XSA-292, 401 and 408). */
 #include "../kernel.h"
 
 CASE(stale_translations)

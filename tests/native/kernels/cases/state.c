@@ -1,4 +1,5 @@
-/* What is a vCPU's own stays its own, while one engine executes both: and what the guest gives Xen to write to. */
+/* What is a vCPU's own stays its own, while one engine executes both: and what the guest gives Xen to write to
+ * (XSA-165 and 327). */
 #include "../kernel.h"
 
 static volatile unsigned stage;

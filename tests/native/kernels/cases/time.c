@@ -1,4 +1,4 @@
-/* System time never goes back; timers come, and not early. */
+/* System time never goes back; timers come, and not early (XSA-20, 221). */
 #include "../kernel.h"
 
 static volatile unsigned ticks;

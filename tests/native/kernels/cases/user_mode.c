@@ -1,4 +1,5 @@
-/* What the guest's user mode can do: nothing but enter the guest's kernel. */
+/* What the guest's user mode can do: nothing but enter the guest's kernel
+ * (XSA-7, 8, 44, 136, 202, 339). */
 #include "../kernel.h"
 
 static void run(const char *what, u64 cs, u64 offset)

@@ -1,4 +1,5 @@
-/* No frame is writable for the guest and a page table at once, whichever comes first and by whichever way. */
+/* No frame is writable for the guest and a page table at once, whichever comes first and by whichever way.
+ * What Xen has learnt of it: XSA-148 and 176 (large pages), 182 (only the writable bit), 240 and 309 (linear tables). */
 #include "../kernel.h"
 
 #define WINDOW FRESH
