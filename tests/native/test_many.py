@@ -1,4 +1,4 @@
-"""Native domains come and go, in every way: nothing is left of them, and nothing grows. DOMZERO_DOMAINS says how many."""
+"""Native domains come and go, in every way: nothing is left, nothing grows. DOMZERO_DOMAINS says how many."""
 
 import os
 from pathlib import Path
