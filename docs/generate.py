@@ -11,11 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dom0.scenario.model import Scenario
+from hypervisor.abi import xen
 from hypervisor.abi.operations import HYPERCALLS, OPERATIONS
 from hypervisor.privileges import NO_OPERATION, PRIVILEGES
+from hypervisor.pv.cpu_hypercalls import CPU_HYPERCALLS
 from kernel.xenbus.diagram import document as xenbus_page
 
 HERE = Path(__file__).parent
+
+LOCAL = {
+    *CPU_HYPERCALLS,
+    xen.HYPERVISOR_mmu_update,
+    xen.HYPERVISOR_mmuext_op,
+    xen.HYPERVISOR_update_va_mapping,
+    xen.HYPERVISOR_update_va_mapping_otherdomain,
+}
+"""hypercalls of native guests that never leave their own process (hypervisor/pv/hypercalls.py)"""
 
 
 def abi_page() -> str:
@@ -25,7 +36,8 @@ def abi_page() -> str:
     lines = [
         "# ABI coverage",
         "",
-        "Made from the code by `make docs`. What is not done returns `-ENOSYS`.",
+        "Made from the code by `make docs`. What is not done returns `-ENOSYS`. A native guest's own process does what is",
+        "**local** (`hypervisor/pv/`): page tables and the processor are that guest's alone.",
         f"Done: {done} of the {known} operations that the headers of Xen 4.17 define for these hypercalls.",
         "",
         "| hypercall | number | done | operations | who may |",
@@ -50,7 +62,8 @@ def _count(numbers: Mapping[str, int]) -> tuple[int, int]:
 def _hypercall_row(number: int, name: str) -> str:
     rights = PRIVILEGES.get(number)
     if rights is None:
-        return f"| `{name}` | {number} | no | | |"
+        done, who = ("**local**", "native guests") if number in LOCAL else ("no", "")
+        return f"| `{name}` | {number} | {done} | | {who} |"
     known = OPERATIONS.get(name)
     count = f"{sum(operation in rights for operation in known)} of {len(known)}" if known else ""
     who = sorted({who.value for operation, who in rights.items()})
