@@ -36,8 +36,8 @@ def abi_page() -> str:
     lines = [
         "# ABI coverage",
         "",
-        "Made from the code by `make docs`. What is not done returns `-ENOSYS`. A native guest's own process does what is",
-        "**local** (`hypervisor/pv/`): page tables and the processor are that guest's alone.",
+        "Made from the code by `make docs`. What is not done returns `-ENOSYS`. What is **local** a native guest's",
+        "own process does (`hypervisor/pv/`): page tables and the processor are that guest's alone.",
         f"Done: {done} of the {known} operations that the headers of Xen 4.17 define for these hypercalls.",
         "",
         "| hypercall | number | done | operations | who may |",
@@ -63,7 +63,7 @@ def _hypercall_row(number: int, name: str) -> str:
     rights = PRIVILEGES.get(number)
     if rights is None:
         done, who = ("**local**", "native guests") if number in LOCAL else ("no", "")
-        return f"| `{name}` | {number} | {done} | | {who} |"
+        return f"| `{name}` | {number} | {done} | |{who and f' {who}'} |"
     known = OPERATIONS.get(name)
     count = f"{sum(operation in rights for operation in known)} of {len(known)}" if known else ""
     who = sorted({who.value for operation, who in rights.items()})
