@@ -1,8 +1,10 @@
 """Which vCPU of a native domain executes next: they share one engine.
 
-Each has a quantum, which it may use in several slices: setting a timer ends a slice, not the quantum, or two vCPUs of
-which one waits for the other could go on so for ever. One that was just woken, or that another has sent an IPI, comes
-first: whoever sent it may be waiting for an answer.
+They have their turns one after the other. A turn is a quantum, which may be used in several slices: setting a timer
+ends a slice, not the turn, or two vCPUs of which one waits for the other could go on so for ever. One that was just
+woken, or that another has sent an IPI, comes in between, for as long as such visits have not used a quantum in this
+turn: whoever sent it may be waiting for an answer. Visits do not change whose turn it is next, so that nobody is left
+out, whoever wakes whom.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ class Rota:
         self.lonely = False
         self._vcpus = vcpus
         self._preferred: PvVcpu | None = None
+        self._visitor: PvVcpu | None = None
+        self._turn = len(vcpus) - 1
+        """whose turn it is, by id"""
         self._left_ns = 0
+        """of that turn"""
+        self._visits_ns = 0
+        """for visits in this turn"""
 
     def prefer(self, vcpu: PvVcpu) -> None:
         """It has been woken, or sent an IPI."""
@@ -32,24 +40,32 @@ class Rota:
 
     def used(self, nanoseconds: int) -> None:
         """By the vCPU that was chosen last."""
-        self._left_ns -= nanoseconds
+        if self._visitor is not None:
+            self._visits_ns -= nanoseconds
+        else:
+            self._left_ns -= nanoseconds
 
-    def choose(self, last: PvVcpu | None) -> PvVcpu | None:
-        """After `last`; None if all wait for something."""
+    def choose(self) -> PvVcpu | None:
+        """The one that is to execute; None if all wait for something."""
+        last_visitor, self._visitor = self._visitor, None
         preferred, self._preferred = self._preferred, None
         yielded, self.yielded = self.yielded, False
         self.lonely = False
-        if preferred is not None and preferred is not last and preferred.runnable:
-            self._left_ns = QUANTUM_NS
-            return preferred
-        if last is not None and last.runnable and self._left_ns > 0 and not yielded:
-            return last
-        self._left_ns = QUANTUM_NS
-        vcpus = self._vcpus
-        first = 0 if last is None else last.id + 1
-        for step in range(len(vcpus)):
-            vcpu = vcpus[(first + step) % len(vcpus)]
+        holder = self._vcpus[self._turn]
+        gives_up = yielded and last_visitor is None
+        if gives_up:
+            self._left_ns = 0
+        visitor = last_visitor if preferred is None and not yielded else preferred
+        if visitor is not None and visitor is not holder and visitor.runnable and self._visits_ns > 0:
+            self._visitor = visitor
+            return visitor
+        if holder.runnable and self._left_ns > 0:
+            return holder
+        for step in range(1, len(self._vcpus) + 1):
+            vcpu = self._vcpus[(holder.id + step) % len(self._vcpus)]
             if vcpu.runnable:
-                self.lonely = yielded and vcpu is last
+                self.lonely = gives_up and vcpu is holder
+                self._turn = vcpu.id
+                self._left_ns = self._visits_ns = QUANTUM_NS
                 return vcpu
         return None

@@ -116,7 +116,7 @@ class Executor:
         fd = listening.fileno()
         while True:
             self._attend()
-            vcpu = rota.choose(self._loaded)
+            vcpu = rota.choose()
             if vcpu is None:
                 self._idle()
                 continue
